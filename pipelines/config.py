@@ -1,0 +1,146 @@
+"""Configuration: one frozen, typed object from `cascadeguard.toml` and the environment, validated whole."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from pipelines.errors import InputError
+
+DEFAULT_FILE = Path("cascadeguard.toml")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class DetectorConfig(Section):
+    """The unsupervised detector: where "normal" is learned, and how rarely it may cry."""
+
+    reference_h: float = Field(
+        12.0, gt=0, le=24 * 90, description="hours at the start of a scored interval that define normal"
+    )
+    budget_episodes_per_symbol_day: float = Field(0.5, gt=0, le=24)
+    refractory_min: int = Field(60, ge=1, le=1440, description="alerts closer than this are one episode")
+    null_share_max: float = Field(0.5, ge=0, lt=1, description="a feature with more nulls in the reference is not used")
+
+
+class WarningConfig(Section):
+    """The supervised early-warning model."""
+
+    horizons_min: tuple[int, ...] = (15, 60)
+    rounds: int = Field(200, ge=1, le=10_000)
+    folds: int = Field(3, ge=2, le=20)
+    embargo_min: int = Field(60, ge=0)
+    budget_episodes_per_symbol_day: float = Field(1.0, gt=0, le=24)
+    missing_share_max: float = Field(
+        0.5, ge=0, lt=1, description="abstain when more of the model's importance is missing"
+    )
+    threads: int = Field(2, ge=1, le=256)
+
+    @model_validator(mode="after")
+    def _horizons_fit_the_score_table(self) -> Self:
+        if self.horizons_min != (15, 60):
+            raise ValueError(f"`horizons_min` must be [15, 60], was {list(self.horizons_min)}")
+        return self
+
+
+class LabelConfig(Section):
+    """The cascade label (see the label registry)."""
+
+    name: str = Field("oi_flush", pattern="^(oi_flush|liq_share)$")
+    fall_pct: float = Field(
+        2.0, gt=0, lt=100, description="fall of open interest, or liquidated share of it, in percent"
+    )
+    window_min: int = Field(30, ge=1, le=1440)
+    sigmas: float = Field(4.0, ge=0)
+    refractory_min: int = Field(240, ge=1)
+
+
+class SimulatorConfig(Section):
+    """The venue simulator behind `simulate` and `demo`."""
+
+    symbols: tuple[str, ...] = ("BTC-PERP", "ETH-PERP", "SOL-PERP", "DOGE-PERP")
+    accounts: int = Field(1500, ge=10, le=1_000_000)
+    days: float = Field(10.0, gt=0, le=3650)
+    step_s: int = Field(20, ge=1, le=60)
+
+
+class MlflowConfig(Section):
+    """Tracking and registry. An empty address means an embedded SQLite store inside the lake."""
+
+    tracking_uri: str = ""
+    experiment: str = Field("cascadeguard", min_length=1)
+    detector_name: str = Field("cascadeguard-detector", min_length=1)
+    warning_name: str = Field("cascadeguard-warning", min_length=1)
+
+
+class Config(BaseSettings):
+    """Everything that can be set; `CASCADEGUARD_DETECTOR__REFERENCE_H=24` overrides `[detector] reference_h`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="CASCADEGUARD_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+    )
+
+    lake: Path = Path("lake")
+    instruments: tuple[Path, ...] = ()
+    policy: Path | None = None
+    seed: int = Field(7, ge=0, lt=2**31)
+    detector: DetectorConfig = DetectorConfig()
+    warning: WarningConfig = WarningConfig()
+    label: LabelConfig = LabelConfig()
+    simulator: SimulatorConfig = SimulatorConfig()
+    mlflow: MlflowConfig = MlflowConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+
+def _violation(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"]) or "configuration"
+    if error["type"] == "extra_forbidden":
+        return f"`{name}` is not a setting"
+    return f"`{name}`: {error['msg'].removeprefix('Value error, ')}, was {error['input']!r}"
+
+
+def load_config(path: Path | None = None, **overrides: Any) -> Config:
+    """Read `path` (default `cascadeguard.toml` if it exists, else built-in defaults).
+
+    The environment wins over the file, `overrides` that are not None win over both.
+
+    Raises InputError that lists every violation at once.
+    """
+    chosen = path if path is not None else (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
+    values: dict[str, Any] = {}
+    if chosen is not None:
+        try:
+            values = tomllib.loads(chosen.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(
+                "configuration file not found", where=chosen, mend="name an existing file with --config"
+            ) from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(f"configuration is not readable TOML ({error})", where=chosen) from None
+    try:
+        config = Config(**values)
+    except ValidationError as error:
+        found = [_violation(item) for item in error.errors(include_url=False)]
+        where = chosen if chosen is not None else "environment"
+        raise InputError(
+            f"{len(found)} bad setting{'s' * (len(found) > 1)}: " + " | ".join(found), where=where
+        ) from None
+    return config.model_copy(update={name: value for name, value in overrides.items() if value is not None})
