@@ -256,7 +256,6 @@ class Bars(dy.Schema):
     high = _positive(nullable=True)
     low = _positive(nullable=True)
     close = _positive(nullable=True)
-    vwap = _positive(nullable=True)
     trades = dy.Int64(nullable=True)
     volume_usd = dy.Int64(nullable=True)
     buy_usd = dy.Int64(nullable=True)

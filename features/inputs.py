@@ -1,0 +1,81 @@
+"""What features may read from a bar: a value counts only while it is plausible and fresh, else it is null.
+
+`usable` runs once before all features, so that a feature reads plain columns.
+"""
+
+import polars as pl
+
+from features.schema import Bars, Structure, polars_schema
+
+USD_MAX = 10**15  # a bar beyond this is a fault; below it a day of bars sums within Int64
+COUNT_MAX = 10**9
+PRICE_MIN, PRICE_MAX = 1e-12, 1e12
+OI_MAX = 1e18
+AGE_S_MAX = 86_400.0  # ages saturate at a day
+LATENCY_MS_MAX = 1e9
+PRICE_AGE_S_MAX = 300.0  # an older mark or index says nothing about a basis
+DEPTH_AGE_S_MAX = 300.0
+OI_AGE_S_MAX = 3_900.0  # hourly publications still count, a lost feed does not
+FUNDING_AGE_INTERVALS_MAX = 2.0
+DEPTH_FLOOR_USD = 1_000  # keeps ratios to depth finite
+FLOW_FLOOR_USD = 10_000  # keeps ratios to traded or quoted dollars calm in silence
+
+SCHEMA = polars_schema(Structure) | polars_schema(Bars)
+_PRICES = ("open", "high", "low", "close", "mark", "index")
+
+
+def _plausible(name: str, dtype: pl.DataType) -> pl.Expr | None:
+    """Column `name` with impossible values turned into null; None if its values need no check."""
+    col = pl.col(name)
+    if name.endswith("_usd"):
+        allowed = col.is_between(0, USD_MAX)
+    elif name in _PRICES:
+        allowed = col.is_between(PRICE_MIN, PRICE_MAX)
+    elif name == "oi_base":
+        allowed = col.is_between(PRICE_MIN, OI_MAX)
+    elif name == "funding_interval_h":
+        allowed = col.is_between(1e-3, 8_760.0)
+    elif name == "largest_share":
+        allowed = col.is_between(0.0, 1.0)
+    elif dtype == pl.Int64:
+        allowed = col.is_between(0, COUNT_MAX)
+    elif dtype == pl.Float64:
+        allowed = col.is_finite()
+    else:
+        return None
+    return pl.when(allowed).then(col).alias(name)
+
+
+def _fresh(name: str) -> pl.Expr | None:
+    """Whether the source of column `name` was recent enough; None for columns that do not go stale."""
+    if name.startswith("depth_") and name.endswith("_usd"):
+        return pl.col("depth_age_s") <= DEPTH_AGE_S_MAX
+    if name in ("mark", "index"):
+        return pl.col(f"{name}_age_s") <= PRICE_AGE_S_MAX
+    if name in ("oi_base", "oi_usd"):
+        return pl.col("oi_age_s") <= OI_AGE_S_MAX
+    if name == "funding_rate":
+        return pl.col("funding_age_s") <= FUNDING_AGE_INTERVALS_MAX * 3600 * pl.col("funding_interval_h")
+    return None
+
+
+def usable(rows: pl.DataFrame) -> pl.DataFrame:
+    """Bars or structure with every implausible or stale value turned into null; columns of neither are kept as is.
+
+    Dollars outside [0, USD_MAX], prices outside [PRICE_MIN, PRICE_MAX], negative counts, NaN and infinities are
+    faults. Depth, mark, index, open interest and funding count only while their age is known and within its limit.
+
+    >>> bars = pl.DataFrame({"volume_usd": [0, -1, 10**16], "mark": [1.0, 2.0, 3.0], "mark_age_s": [1.0, None, 301.0]})
+    >>> usable(bars)["volume_usd", "mark"].rows()
+    [(0, 1.0), (None, None), (None, None)]
+    """
+    schema = {name: dtype for name, dtype in SCHEMA.items() if name in rows.columns}
+    plausible = [expr for name, dtype in schema.items() if (expr := _plausible(name, dtype)) is not None]
+    recent = {name: rule for name in schema if (rule := _fresh(name)) is not None}
+    fresh = [pl.when(rule).then(pl.col(name)).alias(name) for name, rule in recent.items()]
+    return rows.lazy().with_columns(plausible).with_columns(fresh).collect()
+
+
+def balance(first: pl.Expr, second: pl.Expr, floor: float) -> pl.Expr:
+    """`(first - second) / (first + second + floor)`, in (-1, 1) for amounts of 0 or more."""
+    return (first - second) / (first + second + floor)

@@ -1,0 +1,1 @@
+"""Venue mechanics: the formulas by which venues demand margin and force trades."""

@@ -1,0 +1,288 @@
+"""What must hold for every feature of the catalogue."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from features import catalogue
+from features.catalogue import FAMILIES, FAMILY_OF, FEATURES, LOOKBACK_MIN, MONOTONE, NAMES, TAILS, feature_matrix
+from features.schema import Bars, polars_schema
+from tests.features.worlds import START, bars_from, rich, rich_structure
+
+CUT = 1_700
+LAST = 2_000
+PACKAGE = Path(catalogue.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[pl.DataFrame, pl.DataFrame]:
+    bars = pl.concat([rich(LAST, "A-PERP"), rich(LAST, "B-PERP")])
+    return bars, rich_structure(bars)
+
+
+@pytest.fixture(scope="module")
+def full(world: tuple[pl.DataFrame, pl.DataFrame]) -> pl.DataFrame:
+    return feature_matrix(*world)
+
+
+def test_the_registries_speak_of_the_same_features() -> None:
+    assert len(set(NAMES)) == len(NAMES) == len(FEATURES)
+    assert set(FAMILY_OF) == set(TAILS) == set(NAMES)
+    assert set(MONOTONE) <= set(NAMES)
+    assert list(FAMILIES) == ["cancels", "leverage", "crowding", "thin_book", "health"]
+
+
+def test_the_matrix_is_keyed_sorted_and_float(full: pl.DataFrame) -> None:
+    assert full.columns == ["venue", "symbol", "ts", "known_at", *NAMES]
+    assert set(full.select(NAMES).dtypes) == {pl.Float64}
+    assert full.select("symbol", "ts").equals(full.select("symbol", "ts").sort("symbol", "ts"))
+    assert full.height == 2 * LAST
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rich_market_gives_values_that_vary(full: pl.DataFrame, name: str) -> None:
+    later = full.filter(pl.col("ts") > START + timedelta(minutes=LOOKBACK_MIN))[name]
+    assert later.null_count() == 0
+    assert later.n_unique() > 2
+
+
+def _after(t: int) -> pl.Expr:
+    return pl.col("ts") > START + timedelta(minutes=t)
+
+
+def _perturbed(frame: pl.DataFrame, t: int) -> pl.DataFrame:
+    """`frame` with every number after minute `t` changed."""
+    numbers = [name for name, dtype in frame.schema.items() if dtype.is_numeric()]
+    return frame.with_columns(
+        pl.when(_after(t)).then(pl.col(name) * 3 + 1).otherwise(pl.col(name)).cast(frame.schema[name]).alias(name)
+        for name in numbers
+    )
+
+
+@pytest.fixture(scope="module")
+def truncated(world: tuple[pl.DataFrame, pl.DataFrame]) -> pl.DataFrame:
+    return feature_matrix(*(frame.filter(~_after(CUT)) for frame in world))
+
+
+@pytest.fixture(scope="module")
+def perturbed(world: tuple[pl.DataFrame, pl.DataFrame]) -> pl.DataFrame:
+    return feature_matrix(*(_perturbed(frame, CUT) for frame in world)).filter(~_after(CUT))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cutting_the_future_off_changes_nothing_before(full: pl.DataFrame, truncated: pl.DataFrame, name: str) -> None:
+    before = full.filter(~_after(CUT))
+    assert before[name].equals(truncated[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_changing_the_future_changes_nothing_before(
+    full: pl.DataFrame, world: tuple[pl.DataFrame, pl.DataFrame], perturbed: pl.DataFrame, name: str
+) -> None:
+    assert full.filter(~_after(CUT))[name].equals(perturbed[name])
+
+
+def test_a_feature_that_peeks_is_caught(world: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    """The causality tests rest on this: a peeking expression does change when the future is cut off."""
+    bars = world[0].filter(pl.col("symbol") == "A-PERP")
+    peek = pl.col("close").shift(-1).alias("peek")
+    cut = bars.filter(~_after(CUT)).select(peek)["peek"]
+    assert not bars.select(peek)["peek"].head(CUT).equals(cut)
+
+
+@pytest.fixture(scope="module")
+def shortest(world: tuple[pl.DataFrame, pl.DataFrame]) -> pl.DataFrame:
+    bars, structure = world
+    tail = bars.filter(_after(LAST - LOOKBACK_MIN - 1))
+    assert tail.height == 2 * (LOOKBACK_MIN + 1)
+    return feature_matrix(tail, structure)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_lookback_suffices_to_the_last_bit(full: pl.DataFrame, shortest: pl.DataFrame, name: str) -> None:
+    last = _after(LAST - 1)
+    assert full.filter(last)[name].to_list() == shortest.filter(last)[name].to_list()
+
+
+@pytest.fixture(scope="module")
+def alone(world: tuple[pl.DataFrame, pl.DataFrame]) -> pl.DataFrame:
+    return feature_matrix(world[0].filter(pl.col("symbol") == "B-PERP"), world[1])
+
+
+def test_symbols_do_not_see_each_other(full: pl.DataFrame, alone: pl.DataFrame) -> None:
+    assert_frame_equal(full.filter(pl.col("symbol") == "B-PERP"), alone, check_exact=True)
+
+
+def test_the_size_of_a_stack_does_not_matter(
+    world: tuple[pl.DataFrame, pl.DataFrame], full: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "STACK_ROWS", 1)
+    assert_frame_equal(feature_matrix(*world), full, check_exact=True)
+
+
+def test_a_spacer_that_is_too_short_lets_symbols_touch(
+    world: tuple[pl.DataFrame, pl.DataFrame], full: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two tests above rest on this: without empty bars the second symbol does see the first."""
+    monkeypatch.setattr(catalogue, "LOOKBACK_MIN", 0)
+    assert not feature_matrix(*world).select(NAMES).equals(full.select(NAMES))
+
+
+def test_the_order_of_the_rows_does_not_matter(world: tuple[pl.DataFrame, pl.DataFrame], full: pl.DataFrame) -> None:
+    bars, structure = (frame.sample(fraction=1.0, shuffle=True, seed=1) for frame in world)
+    assert_frame_equal(feature_matrix(bars, structure), full, check_exact=True)
+
+
+def test_prices_in_another_unit_change_no_feature(world: tuple[pl.DataFrame, pl.DataFrame], full: pl.DataFrame) -> None:
+    prices = ("open", "high", "low", "close", "mark", "index")
+    scaled = world[0].with_columns(pl.col(name) * 1024.0 for name in prices)
+    assert_frame_equal(feature_matrix(scaled, world[1]), full, check_exact=True)
+
+
+def test_open_interest_in_another_unit_changes_no_feature(
+    world: tuple[pl.DataFrame, pl.DataFrame], full: pl.DataFrame
+) -> None:
+    scaled = world[0].with_columns(pl.col("oi_base") * 4.0)
+    assert_frame_equal(feature_matrix(scaled, world[1]), full, check_exact=True)
+
+
+def test_known_at_waits_for_the_latest_bar_a_feature_looks_back_on() -> None:
+    late = START + timedelta(minutes=30)
+    bars = rich(20).with_columns(
+        pl.when(pl.col("ts") == START + timedelta(minutes=5)).then(late).otherwise("known_at").alias("known_at")
+    )
+    known = feature_matrix(bars)["known_at"].to_list()
+    assert known[3] == START + timedelta(minutes=4)
+    assert set(known[4:]) == {late}
+
+
+def test_a_structure_is_used_when_known_and_until_it_is_too_old() -> None:
+    bars = rich(200)
+    row = rich_structure(bars).filter(pl.col("ts") == START + timedelta(minutes=15))  # known at minute 16
+    fuel = feature_matrix(bars, row)["fuel_side"].is_not_null().to_list()
+    assert [minute for minute, known in enumerate(fuel, start=1) if known] == list(range(16, 106))
+
+
+def test_without_tables_there_are_only_nulls_and_no_error() -> None:
+    empty = bars_from(close=[None] * 50)
+    matrix = feature_matrix(empty)
+    assert matrix.height == 50
+    assert matrix.select(pl.all_horizontal(pl.col(NAMES).is_null().all())).item()
+    assert feature_matrix(empty.head(0)).columns == matrix.columns
+
+
+def test_trades_alone_feed_the_features_of_a_real_public_day() -> None:
+    """Public archives often hold trades and a spot index only: volatility, Amihud, Kyle and basis must still speak."""
+    keep = "open high low close trades volume_usd buy_usd sell_usd trade_age_s trade_ids_missing latency_ms_max"
+    kept = ["venue", "symbol", "ts", "known_at", "index", "index_age_s", "rows_refused", *keep.split()]
+    bars = rich(700)
+    public = bars.select(pl.col(n) if n in kept else pl.lit(None, dtype=bars.schema[n]).alias(n) for n in bars.columns)
+    last = feature_matrix(public).row(-1, named=True)
+    speaking = {name for name in NAMES if last[name] is not None}
+    assert speaking == {
+        *("basis_bps_5", "basis_score_5", "basis_heat_15", "vol_ratio_15", "parkinson_ratio_15", "vol_score_15"),
+        *("jump_share_60", "amihud_score_15", "range_score_15", "kyle_slope_60", "kyle_score_60"),
+        *("trade_gap_share_5", "latency_ratio_5", "feed_stale_s", "rows_refused_5"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("bars", "complaint"),
+    [
+        (pl.concat([rich(5), rich(5).with_columns(venue=pl.lit("other"))]), "one venue"),
+        (pl.concat([rich(5), rich(5)]), "one row per symbol and ts"),
+    ],
+)
+def test_bars_that_are_not_one_grid_are_refused(bars: pl.DataFrame, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        feature_matrix(bars)
+
+
+# No NaN and no infinity, whatever the bars hold.
+
+_INTS = st.sampled_from([0, 0, 1, 1_000, 10**6, 10**15, 2**63 - 1, -5]) | st.none()
+_FLOATS = st.sampled_from([0.0, 1e-300, 1e-12, 1.0, 100.0, 101.0, 1e12, 1e300, -1.0, float("nan"), float("inf")])
+_KEYS = ("venue", "symbol", "ts", "known_at", "index_source")
+
+
+@st.composite
+def wild_bars(draw: st.DrawFn) -> pl.DataFrame:
+    """Spells of constant values, each of a draw of extremes: silence, faults, jumps and holes."""
+    spells = draw(st.lists(st.integers(1, 300), min_size=1, max_size=4))
+    columns: dict[str, list[Any]] = {}
+    for name, dtype in polars_schema(Bars).items():
+        if name not in _KEYS:
+            values = _INTS if dtype == pl.Int64 else _FLOATS | st.none()
+            drawn = draw(st.lists(values, min_size=len(spells), max_size=len(spells)))
+            columns[name] = [v for v, length in zip(drawn, spells, strict=True) for _ in range(length)]
+    return bars_from(**{name: pl.Series(values, strict=False) for name, values in columns.items()})
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(wild_bars())
+def test_nothing_is_ever_nan_or_infinite(bars: pl.DataFrame) -> None:
+    matrix = feature_matrix(bars, rich_structure(bars)).select(NAMES)
+    assert all(column.is_finite().fill_null(True).all() for column in matrix)
+
+
+def test_silence_is_neither_null_nor_a_score() -> None:
+    """A market in which nothing moves or trades scores zero: the floors stand in for the missing spread."""
+    still = {n: pl.Series([0] * 700) for n, dtype in polars_schema(Bars).items() if dtype == pl.Int64}
+    prices = {n: pl.Series([100.0] * 700) for n in ("open", "high", "low", "close", "index")}
+    ages = {n: pl.Series([1.0] * 700) for n in ("trade_age_s", "index_age_s", "depth_age_s")}
+    last = feature_matrix(bars_from(**still, **prices, **ages)).row(-1, named=True)
+    names = [n for n in NAMES if n.rsplit("_", 1)[0].endswith(("_burst", "_score", "_ratio", "_drop", "_slope"))]
+    scores = {
+        n: last[n] for n in names if FAMILY_OF[n] != "leverage" and n not in ("crowding_score_15", "latency_ratio_5")
+    }
+    assert len(scores) == 10
+    assert all(abs(value) < 1e-3 for value in scores.values())
+
+
+def test_one_faulty_bar_does_not_poison_the_rest() -> None:
+    """Rolling float sums would carry a NaN or an infinity for ever; here it costs its own windows only."""
+    bars = rich(LAST)
+    wild = pl.when(pl.col("ts") == START + timedelta(minutes=100))
+    numbers = [n for n, dtype in bars.schema.items() if dtype == pl.Float64]
+    faulty = bars.with_columns(wild.then(float("nan")).otherwise(pl.col(n)).alias(n) for n in numbers)
+    structure = rich_structure(bars)
+    clean, after = (feature_matrix(b, structure).filter(_after(100 + LOOKBACK_MIN)) for b in (bars, faulty))
+    assert_frame_equal(clean, after, check_exact=True)
+
+
+# What a reader must find, and what a reviewer must not have to look for.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_feature_has_its_card(name: str) -> None:
+    cards = (PACKAGE / "README.md").read_text(encoding="utf-8").split("## Cards")[1]
+    card = [line for line in cards.splitlines() if line.startswith(f"| `{name}` |")]
+    assert len(card) == 1
+    assert f" {TAILS[name]} |" in card[0]
+
+
+FORWARD = (
+    "shift(-",
+    "reverse",
+    "center=True",
+    "backward_fill",
+    'strategy="backward_fill"',
+    "fill_null(strategy",
+    "bfill",
+)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
+def test_only_labels_may_look_forward(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    if path.name != "labels.py":
+        assert [word for word in FORWARD if word in text] == []
+        assert 'strategy="forward"' not in text
+        assert "def future_" not in text
+        assert "features.labels" not in text
