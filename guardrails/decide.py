@@ -1,0 +1,291 @@
+"""From bars to limits and decisions: every rule is judged, the strictest wins, every reason is kept.
+
+No score enters here: the only inputs are what was observed, what the policy says, and what a person has reset.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+
+import polars as pl
+
+from guardrails import accounts, breakers, caps, machine
+from guardrails.facts import KEY, UTC_US, Shape, checked, facts_on, first_rows, on_every_minute
+from guardrails.ladder import ACTIONS
+from guardrails.policy import Policy
+
+RULES = (*(card.name for card in breakers.RULES), caps.LEVERAGE_CAP, caps.EXPOSURE_CAP)
+LIMITS: Shape = {
+    "venue": pl.String,
+    "symbol": pl.String,
+    "ts": UTC_US,
+    "action": pl.String,
+    "leverage_cap": pl.Float64,
+    "exposure_cap_usd": pl.Int64,
+    "binding": pl.String,  # the rule that decides
+    "reason": pl.String,  # its sentence
+    "reasons": pl.String,  # the sentences of all rules that are not clear, by rule name, joined by " | "
+    "missing": pl.String,  # the inputs that are missing now, joined by ", "
+    "expires_at": UTC_US,
+    "policy_version": pl.Int64,
+    "policy_sha256": pl.String,
+}
+DECISIONS: Shape = {
+    "decision_id": pl.String,
+    "venue": pl.String,
+    "scope": pl.String,
+    "entity": pl.String,
+    "ts": UTC_US,
+    "rule": pl.String,
+    "state_before": pl.String,  # null: the rule had no verdict on this symbol before
+    "state_after": pl.String,
+    "action": pl.String,
+    "limit_before": pl.Float64,
+    "limit_after": pl.Float64,  # null: this rule sets no limit
+    "limit_unit": pl.String,
+    "observed": pl.Float64,
+    "threshold": pl.Float64,
+    "unit": pl.String,
+    "reason": pl.String,
+    "clears_when": pl.String,
+    "reset_authority": pl.String,
+    "expires_at": UTC_US,
+    "data_health": pl.String,
+    "policy_version": pl.Int64,
+    "policy_sha256": pl.String,
+}
+STATE: Shape = {
+    "venue": pl.String,
+    "symbol": pl.String,
+    "rule": pl.String,
+    "ts": UTC_US,
+    "state": pl.String,
+    "severity": pl.Int64,
+    "limit": pl.Float64,
+    **machine.CARRY,
+}
+CLEAR_WORDS = "all rules are clear"
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What `decide` returns; the tables' columns are `LIMITS`, `DECISIONS`, `accounts.SCHEMA` and `STATE`."""
+
+    limits: pl.DataFrame
+    decisions: pl.DataFrame
+    account_decisions: pl.DataFrame
+    state: pl.DataFrame
+
+
+def empty_state() -> pl.DataFrame:
+    """The state before the first run."""
+    return pl.DataFrame(schema=STATE)
+
+
+def _starts(bars: pl.DataFrame, state: pl.DataFrame) -> pl.DataFrame:
+    """The first minute to compute for every symbol of `bars` and of `state`: `symbol, start`."""
+    known = state.group_by("symbol").agg((pl.col("ts").max() + pl.duration(minutes=1)).alias("start"))
+    both = pl.concat([first_rows(bars).with_columns(pl.col("start").cast(UTC_US)), known])
+    return both.group_by("symbol").agg(pl.col("start").min()).sort("symbol")
+
+
+def _resume_after(state: pl.DataFrame, since: datetime | None, venue: str) -> datetime | None:
+    """The minute the state speaks for; None without a state.
+
+    Raises ValueError where the state is another venue's, holds more than one minute, or is later than `since`.
+    """
+    if state.is_empty():
+        return None
+    if state["venue"].unique().to_list() != [venue]:
+        raise ValueError(f"`state` must be of venue {venue}, was of {state['venue'].unique().sort().to_list()}")
+    stamps = state["ts"].unique().to_list()
+    if len(stamps) != 1:
+        raise ValueError(f"`state` must speak for one minute, spoke for {len(stamps)}")
+    after: datetime = stamps[0]
+    if since is not None and since < after:
+        raise ValueError(f"`since` must not be before the state's {after}, was {since}")
+    return after
+
+
+def _judged(
+    facts: pl.DataFrame,
+    policy: Policy,
+    tiers: pl.DataFrame | None,
+    *,
+    state: pl.DataFrame,
+    resets: pl.DataFrame,
+    after: datetime | None,
+) -> dict[str, pl.DataFrame]:
+    """Verdicts by rule, every table with the same rows in the same order."""
+    by_breaker = {
+        card.name: breakers.judge(facts, card, policy, state=state, resets=resets, after=after)
+        for card in breakers.RULES
+    }
+    leverage, exposure = caps.judge(facts, tiers, policy, after)
+    return {**by_breaker, caps.LEVERAGE_CAP: leverage, caps.EXPOSURE_CAP: exposure}
+
+
+def _binding(names: list[str]) -> tuple[pl.Expr, pl.Expr]:
+    """Name and sentence of the rule that decides.
+
+    The strictest action first; a breach before a missing input; then by name, so that the order of rules is
+    irrelevant. With no action, the first cap that is not clear.
+    """
+    rank = {
+        name: pl.col(f"{name}:severity") * 2 + (pl.col(f"{name}:verdict") == "tripped").cast(pl.Int64) for name in names
+    }
+    top = pl.max_horizontal(*rank.values())
+    decides = [((value == top) & (pl.col(f"{rule}:severity") > 0), rule) for rule, value in sorted(rank.items())]
+    decides += [(pl.col(f"{cap}:verdict") != breakers.CLEAR, cap) for cap in (caps.LEVERAGE_CAP, caps.EXPOSURE_CAP)]
+    name, reason = pl.lit("none"), pl.lit(CLEAR_WORDS)
+    for condition, rule in reversed(decides):
+        name = pl.when(condition).then(pl.lit(rule)).otherwise(name)
+        reason = pl.when(condition).then(f"{rule}:reason").otherwise(reason)
+    return name, reason
+
+
+def _wide(verdicts: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    key = verdicts[RULES[0]].select(KEY)
+    columns = [
+        frame.select(pl.col("severity", "verdict", "reason", "limit", "fault").name.prefix(f"{name}:"))
+        for name, frame in sorted(verdicts.items())
+    ]
+    return pl.concat([key, *columns], how="horizontal")
+
+
+def _missing_inputs(names: list[str]) -> pl.Expr:
+    """Every fault once, in the order of rule names."""
+    joined = pl.concat_str(*(f"{name}:fault" for name in names), separator=", ", ignore_nulls=True)
+    once = joined.str.split(", ").list.unique(maintain_order=True).list.join(", ")
+    return pl.when(joined.str.len_chars() > 0).then(once)
+
+
+def _stamp(policy: Policy) -> dict[str, pl.Expr]:
+    return {
+        "expires_at": pl.col("ts") + pl.duration(minutes=policy.ttl_min),
+        "policy_version": pl.lit(policy.version),
+        "policy_sha256": pl.lit(policy.sha256),
+    }
+
+
+def _limits(verdicts: dict[str, pl.DataFrame], policy: Policy) -> pl.DataFrame:
+    names = sorted(verdicts)
+    binding, reason = _binding([card.name for card in breakers.RULES])
+    worst = pl.max_horizontal(*(f"{name}:severity" for name in names))
+    leverage = pl.col(f"{caps.LEVERAGE_CAP}:limit")
+    floored = pl.min_horizontal(leverage, policy.caps.leverage_floor)
+    reasons = pl.concat_str(*(f"{name}:reason" for name in names), separator=" | ", ignore_nulls=True)
+    return (
+        _wide(verdicts)
+        .with_columns(
+            action=worst.replace_strict(list(range(len(ACTIONS))), list(ACTIONS), return_dtype=pl.String),
+            leverage_cap=pl.when(worst > 0).then(floored).otherwise(leverage),
+            exposure_cap_usd=pl.col(f"{caps.EXPOSURE_CAP}:limit").cast(pl.Int64),
+            binding=binding, reason=reason,
+            reasons=pl.when(reasons.str.len_chars() > 0).then(reasons).otherwise(pl.lit(CLEAR_WORDS)),
+            missing=_missing_inputs(names),
+            **_stamp(policy),
+        )
+        .select(pl.col(name).cast(dtype) for name, dtype in LIMITS.items())
+    )  # fmt: skip
+
+
+def _before(verdict: pl.DataFrame, name: str, state: pl.DataFrame) -> pl.DataFrame:
+    """`verdict` with the state, severity and limit of the symbol's row before; for its first row, from `state`."""
+    own = state.filter(pl.col("rule") == name).select(
+        "symbol", state_carried="state", severity_carried="severity", limit_carried="limit"
+    )
+    joined = verdict.join(own, on="symbol", how="left", maintain_order="left")
+    first = pl.col("symbol") != pl.col("symbol").shift(1, fill_value="")
+    return joined.with_columns(
+        pl.when(first).then(f"{column}_carried").otherwise(pl.col(column).shift(1)).alias(f"{column}_before")
+        for column in ("state", "severity", "limit")
+    )
+
+
+def _ids(changes: pl.DataFrame) -> pl.Series:
+    """A hash of what makes a decision that decision; one per change, of which there are few."""
+    named = ("venue", "entity", "rule", "state_before", "state_after", "action", "limit_before", "limit_after")
+    parts = [pl.col(name).cast(pl.String).fill_null("null") for name in (*named, "policy_sha256")]
+    content = changes.select(pl.concat_str(pl.col("ts").dt.epoch("us"), *parts, separator="|")).to_series()
+    return pl.Series("decision_id", [hashlib.sha256(text.encode()).hexdigest()[:20] for text in content], pl.String)
+
+
+def _changes(name: str, verdict: pl.DataFrame, state: pl.DataFrame, policy: Policy) -> pl.DataFrame:
+    compared = _before(verdict, name, state)
+    changed = pl.any_horizontal(
+        pl.col(column).ne_missing(pl.col(f"{column}_before")) for column in ("state", "severity", "limit")
+    )
+    action = pl.col("severity").replace_strict(list(range(len(ACTIONS))), list(ACTIONS), return_dtype=pl.String)
+    return compared.filter(changed).with_columns(
+        scope=pl.lit("symbol"), entity="symbol", state_after="state", limit_after="limit", action=action,
+        reason=pl.col("reason").fill_null(f"{name.replace('_', ' ')} is clear"),
+        clears_when=pl.col("clears_when").fill_null("nothing to clear"),
+        data_health=pl.when(pl.col("fault").is_null()).then(pl.lit("ok")).otherwise("fault"),
+        **_stamp(policy),
+    )  # fmt: skip
+
+
+def _decisions(verdicts: dict[str, pl.DataFrame], state: pl.DataFrame, policy: Policy) -> pl.DataFrame:
+    changes = pl.concat(
+        [_changes(name, frame, state, policy) for name, frame in verdicts.items()], how="diagonal_relaxed"
+    )
+    ordered = changes.sort("ts", "symbol", "rule")
+    identified = ordered.with_columns(_ids(ordered))
+    return identified.select(pl.col(name).cast(dtype) for name, dtype in DECISIONS.items())
+
+
+def _state_at_end(verdicts: dict[str, pl.DataFrame], end: datetime) -> pl.DataFrame:
+    last = pl.concat([frame.filter(pl.col("ts") == end) for frame in verdicts.values()], how="diagonal_relaxed")
+    return last.select(pl.col(name).cast(dtype) for name, dtype in STATE.items()).sort("symbol", "rule")
+
+
+def _nothing(state: pl.DataFrame) -> Decided:
+    return Decided(
+        pl.DataFrame(schema=LIMITS), pl.DataFrame(schema=DECISIONS), pl.DataFrame(schema=accounts.SCHEMA), state
+    )
+
+
+def decide(
+    bars: pl.DataFrame,
+    policy: Policy,
+    *,
+    positions: pl.DataFrame | None = None,
+    collateral: pl.DataFrame | None = None,
+    tiers: pl.DataFrame | None = None,
+    state: pl.DataFrame | None = None,
+    resets: pl.DataFrame | None = None,
+    since: datetime | None = None,
+) -> Decided:
+    """Judge one venue's bars: limits for every symbol and minute, and a decision wherever a verdict changes.
+
+    - `bars`: rows of the bars table; with `since`, `LOOKBACK_MIN` minutes before it too, which serve the windows.
+    - `positions`, `collateral`: rows of these tables; `collateral` may carry `price_usd` for assets not at par.
+    - `tiers`: `symbol, leverage_max`, one row per tier.
+    - `state`: what the call before returned. Two calls over (a, b] and (b, c] give the rows of one call over (a, c].
+    - `resets`: `rule, symbol, ts, by`; symbol `*` means all. A reset counts in its minute only: once cool-down is over.
+    - `since`: only rows after it are given out (default: all, or all after the state).
+
+    A minute counts when any symbol of the venue has a bar in it; a symbol without one is judged on missing inputs.
+
+    Raises ValueError for bars with null or repeated keys, several venues or times off the minute, and for a state of
+    another venue or later than `since`.
+    """
+    carried = empty_state() if state is None else state
+    if bars.is_empty():
+        return _nothing(carried)
+    venue = checked(bars)["venue"][0]
+    after = _resume_after(carried, since, venue)
+    end: datetime = bars["ts"].max()  # type: ignore[assignment]  # a datetime: the table is not empty
+    if after is not None and end <= after:
+        return _nothing(carried)
+    facts = facts_on(on_every_minute(bars, _starts(bars, carried)), policy)
+    judged = _judged(facts, policy, tiers, state=carried, resets=breakers.resets_by_minute(resets, venue), after=after)
+    ticks = bars["ts"].unique().sort()
+    verdicts = {name: frame.filter(pl.col("ts").is_in(ticks.implode())) for name, frame in judged.items()}
+    limits, decisions = _limits(verdicts, policy), _decisions(verdicts, carried, policy)
+    if since is not None:
+        limits, decisions = limits.filter(pl.col("ts") > since), decisions.filter(pl.col("ts") > since)
+    priced = limits.join(facts.select(*KEY, "price"), on=KEY, how="left")
+    over = accounts.over_caps(positions, collateral, priced, ticks, policy, since=since if since is not None else after)
+    return Decided(limits.sort(KEY), decisions, over, _state_at_end(judged, end))

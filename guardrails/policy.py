@@ -1,0 +1,287 @@
+"""The policy: every number a guardrail uses, in one TOML text, frozen, typed and validated whole."""
+
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import Field, asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from guardrails.ladder import ACTIONS, severity
+
+T = TypeVar("T")
+
+LOOKBACK_MIN = 420  # minutes of bars before `since` that a run needs to give the same rows as one long run
+FILL_MIN = 60  # a gap in prices or ages is bridged for this long, never longer
+BREAKERS = (
+    "price_band",
+    "price_band_hour",
+    "price_halt",
+    "mark_index_divergence",
+    "depth_collapse",
+    "stale_feed",
+)
+FALLING = ("depth_collapse",)  # these trip when the observed value falls to `enter`; the others when it rises to it
+
+
+class PolicyError(ValueError):
+    """The policy text breaks its rules; `violations` lists every breach.
+
+    >>> PolicyError(["`version` must be at least 1, was 0", "`caps` is missing"]).violations[1]
+    '`caps` is missing'
+    """
+
+    def __init__(self, violations: list[str]) -> None:
+        self.violations = tuple(violations)
+        super().__init__(f"{len(violations)} violation{'s' * (len(violations) != 1)}: " + " | ".join(violations))
+
+
+def _number(low: float, high: float) -> Any:
+    return field(metadata={"low": low, "high": high})
+
+
+def _word(*allowed: str) -> Any:
+    return field(metadata={"allowed": allowed})
+
+
+def _numbers(low: float, high: float) -> Any:
+    return field(metadata={"low": low, "high": high, "many": True})
+
+
+def _names() -> Any:
+    return field(metadata={"names": True})
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """How old an input may be, and over which windows the facts are taken."""
+
+    price_age_s_max: float = _number(1, 86_400)
+    mark_age_s_max: float = _number(1, 86_400)
+    index_age_s_max: float = _number(1, 86_400)
+    depth_age_s_max: float = _number(1, 86_400)
+    depth_unchanged_s_max: float = _number(1, 86_400)
+    oi_age_s_max: float = _number(1, 86_400)
+    collateral_age_min_max: int = _number(1, 10_080)
+    reference_fast_min: int = _number(1, 60)
+    reference_slow_min: int = _number(2, 120)
+    volatility_min: int = _number(10, 120)
+    depth_normal_min: int = _number(10, 360)
+    samples_share_min: float = _number(0.1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """One circuit breaker. `enter` and `exit` are in the rule's own unit (see the README)."""
+
+    enter: float = _number(1e-6, 1e6)
+    exit: float = _number(1e-6, 1e6)
+    cool_down_min: int = _number(1, 1_440)
+    probation_min: int = _number(1, 1_440)
+    action: str = _word(*ACTIONS[1:])
+    probation_action: str = _word(*ACTIONS[1:])
+    missing_action: str = _word(*ACTIONS[1:])
+    missing_hold_min: int = _number(1, 1_440)
+    reset: str = _word("timer", "person")
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Leverage and exposure caps."""
+
+    leverage_steps: tuple[float, ...] = _numbers(1, 200)
+    leverage_floor: float = _number(1, 200)
+    leverage_untiered_max: float = _number(1, 200)
+    sigmas_covered: float = _number(1, 20)
+    depth_ratio_full: float = _number(0.01, 1)
+    oi_per_depth_lower: float = _number(0.1, 1e6)
+    oi_per_depth_upper: float = _number(0.1, 1e6)
+    exposure_ceiling_usd: int = _number(1, 10**12)
+    exposure_floor_usd: int = _number(1, 10**12)
+    exposure_depth_share: float = _number(0.001, 10)
+    exposure_oi_share: float = _number(0.0001, 1)
+    account_ceiling_usd: int = _number(1, 10**12)
+    loosen_hold_min: int = _number(1, 240)
+    assets_at_par: tuple[str, ...] = _names()
+    haircut_other: float = _number(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalBounds:
+    """How far and for how long a model's wish may tighten a hard limit."""
+
+    relative_change_max: float = _number(0, 0.99)
+    leverage_min: float = _number(0.1, 200)
+    delay_min: int = _number(0, 1_440)
+    ttl_min: int = _number(1, 1_440)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The whole policy. `sha256` is of its content: comments, spacing and the order of keys do not change it."""
+
+    version: int
+    ttl_min: int
+    inputs: Inputs
+    breakers: Mapping[str, Breaker]
+    caps: Caps
+    proposal: ProposalBounds
+    sha256: str
+
+
+def _number_fault(value: Any, whole: bool, low: float, high: float) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return f"must be a finite number, was {value!r}"
+    if whole and not isinstance(value, int):
+        return f"must be a whole number, was {value!r}"
+    return None if low <= value <= high else f"must be from {low:g} to {high:g}, was {value!r}"
+
+
+def _list_fault(values: Any, spec: Mapping[str, Any]) -> str | None:
+    if not isinstance(values, list) or not values:
+        return f"must be a list with at least one entry, was {values!r}"
+    if "names" in spec:
+        bad = [value for value in values if not isinstance(value, str) or not value]
+    else:
+        bad = [value for value in values if _number_fault(value, False, spec["low"], spec["high"]) is not None]
+    return f"has a bad entry: {bad[0]!r}" if bad else None
+
+
+def _value_fault(value: Any, spec: Field[Any]) -> str | None:
+    rule = spec.metadata
+    if "names" in rule or "many" in rule:
+        return _list_fault(value, rule)
+    if "allowed" in rule:
+        return None if value in rule["allowed"] else f"must be one of {', '.join(rule['allowed'])}, was {value!r}"
+    return _number_fault(value, spec.type is int, rule["low"], rule["high"])
+
+
+def _section(kind: type[T], where: str, given: Any, violations: list[str]) -> T | None:
+    if not isinstance(given, dict):
+        violations.append(f"`{where}` is missing" if given is None else f"`{where}` must be a table, was {given!r}")
+        return None
+    specs = {spec.name: spec for spec in fields(kind)}  # type: ignore[arg-type]  # every section is a dataclass
+    before = len(violations)
+    violations += [f"`{where}.{name}` is not a setting" for name in sorted(given.keys() - specs.keys())]
+    violations += [f"`{where}.{name}` is missing" for name in specs if name not in given]
+    for name in (name for name in specs if name in given):
+        fault = _value_fault(given[name], specs[name])
+        if fault is not None:
+            violations.append(f"`{where}.{name}` {fault}")
+    if len(violations) > before:
+        return None
+    return kind(**{name: tuple(value) if isinstance(value, list) else _typed(specs[name], value)
+                   for name, value in given.items()})  # fmt: skip
+
+
+def _typed(spec: Field[Any], value: Any) -> Any:
+    return float(value) if spec.type is float else value
+
+
+def _breaker_faults(name: str, rule: Breaker) -> list[str]:
+    falling = name in FALLING
+    inside = rule.exit > rule.enter if falling else rule.exit < rule.enter
+    where = f"`breakers.{name}"
+    return [
+        fault
+        for broken, fault in (
+            (
+                not inside,
+                f"{where}.exit` must be {'above' if falling else 'below'} enter={rule.enter}, was {rule.exit}",
+            ),
+            (
+                severity(rule.probation_action) > severity(rule.action),
+                f"{where}.probation_action` must not be stricter than action={rule.action}, "
+                f"was {rule.probation_action}",
+            ),
+            (
+                rule.action == "halted" and rule.reset != "person",
+                f"{where}.reset` must be person where the action is halted, was {rule.reset}",
+            ),
+        )
+        if broken
+    ]
+
+
+def _caps_faults(caps: Caps) -> list[str]:
+    steps = caps.leverage_steps
+    return [
+        fault
+        for broken, fault in (
+            (list(steps) != sorted(set(steps), reverse=True), "`caps.leverage_steps` must fall strictly"),
+            (steps[-1] != 1, f"`caps.leverage_steps` must end at 1, ended at {steps[-1]:g}"),
+            (caps.leverage_floor not in steps, f"`caps.leverage_floor` must be a step, was {caps.leverage_floor:g}"),
+            (
+                not caps.oi_per_depth_lower < caps.oi_per_depth_upper,
+                f"`caps.oi_per_depth_upper` must exceed oi_per_depth_lower={caps.oi_per_depth_lower:g}, "
+                f"was {caps.oi_per_depth_upper:g}",
+            ),
+            (
+                not caps.exposure_floor_usd <= caps.exposure_ceiling_usd <= caps.account_ceiling_usd,
+                "`caps` must hold exposure_floor_usd <= exposure_ceiling_usd <= account_ceiling_usd",
+            ),
+        )
+        if broken
+    ]
+
+
+def _window_faults(inputs: Inputs, caps: Caps) -> list[str]:
+    longest = max(inputs.reference_slow_min, inputs.volatility_min, inputs.depth_normal_min)
+    needed = longest + FILL_MIN + caps.loosen_hold_min + 1
+    faults = [] if needed <= LOOKBACK_MIN else [f"`inputs` windows with `caps.loosen_hold_min` need {needed} minutes "
+                                                f"of bars, at most {LOOKBACK_MIN} are kept"]  # fmt: skip
+    if inputs.reference_fast_min >= inputs.reference_slow_min:
+        faults.append(
+            f"`inputs.reference_slow_min` must exceed reference_fast_min={inputs.reference_fast_min}, "
+            f"was {inputs.reference_slow_min}"
+        )
+    return faults
+
+
+def _breakers(given: Any, violations: list[str]) -> dict[str, Breaker]:
+    table = given if isinstance(given, dict) else {}
+    violations += [f"`breakers.{name}` is not a rule" for name in sorted(table.keys() - set(BREAKERS))]
+    parsed = {name: _section(Breaker, f"breakers.{name}", table.get(name), violations) for name in BREAKERS}
+    return {name: rule for name, rule in parsed.items() if rule is not None}
+
+
+def _content_sha256(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_policy(text: str) -> Policy:
+    """The policy written in `text` (TOML).
+
+    Raises PolicyError that lists every violation at once: unknown and missing settings, values of the wrong type or
+    out of range, an exit threshold that is not inside its enter threshold, a halt that a timer could lift.
+    """
+    try:
+        given = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PolicyError([f"the policy is not TOML: {error}"]) from None
+    sections = ("version", "ttl_min", "inputs", "breakers", "caps", "proposal")
+    violations = [f"`{name}` is not a setting" for name in sorted(given.keys() - set(sections))]
+    for name, high in (("version", 10**9), ("ttl_min", 1_440)):
+        fault = _number_fault(given.get(name), True, 1, high)
+        if fault is not None:
+            violations.append(f"`{name}` {fault}")
+    inputs = _section(Inputs, "inputs", given.get("inputs"), violations)
+    breakers = _breakers(given.get("breakers"), violations)
+    caps = _section(Caps, "caps", given.get("caps"), violations)
+    proposal = _section(ProposalBounds, "proposal", given.get("proposal"), violations)
+    violations += [fault for name, rule in breakers.items() for fault in _breaker_faults(name, rule)]
+    violations += _caps_faults(caps) if caps is not None else []
+    violations += _window_faults(inputs, caps) if inputs is not None and caps is not None else []
+    if violations or inputs is None or caps is None or proposal is None:
+        raise PolicyError(violations)
+    content = {
+        "version": given["version"],
+        "ttl_min": given["ttl_min"],
+        "inputs": asdict(inputs),
+        "breakers": {name: asdict(rule) for name, rule in breakers.items()},
+        "caps": asdict(caps),
+        "proposal": asdict(proposal),
+    }
+    return Policy(given["version"], given["ttl_min"], inputs, breakers, caps, proposal, _content_sha256(content))

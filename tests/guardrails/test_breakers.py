@@ -1,0 +1,180 @@
+"""Each breaker just below, at and above its thresholds, and what it says."""
+
+import polars as pl
+import pytest
+
+from guardrails.decide import decide
+from guardrails.ladder import severity
+
+
+def verdicts(bars, policy, **more):
+    return decide(bars, policy, **more)
+
+
+def state_at_end(bars, policy, rule):
+    state = verdicts(bars, policy).state
+    return state.filter(rule=rule)["state"].item()
+
+
+def decision(decided, rule, after):
+    return decided.decisions.filter(rule=rule, state_after=after).row(-1, named=True)
+
+
+@pytest.mark.parametrize(
+    ("rule", "change", "state"),
+    [
+        # all prices before are 100, so both references are 100 and a close of 100 + x is a move of x %
+        ("price_band", {"close": 95.01}, "closed"),
+        ("price_band", {"close": 95.0}, "open"),
+        ("price_band", {"close": 94.99}, "open"),
+        ("price_band", {"close": 104.99}, "closed"),
+        ("price_band", {"close": 105.01}, "open"),
+        ("price_band_hour", {"close": 90.01}, "closed"),
+        ("price_band_hour", {"close": 90.0}, "open"),
+        ("price_halt", {"close": 80.01}, "closed"),
+        ("price_halt", {"close": 80.0}, "open"),
+        ("price_halt", {"close": 120.01}, "open"),
+        ("mark_index_divergence", {"mark": 98.01}, "closed"),
+        ("mark_index_divergence", {"mark": 98.0}, "open"),
+        ("mark_index_divergence", {"mark": 102.01}, "open"),
+        # the median of the thinner side is 40 M
+        ("depth_collapse", {"depth_bid_100bps_usd": 20_000_001.0}, "closed"),
+        ("depth_collapse", {"depth_bid_100bps_usd": 20e6}, "open"),
+        ("depth_collapse", {"depth_ask_100bps_usd": 0.0}, "open"),
+        ("depth_collapse", {"depth_ask_100bps_usd": None}, "missing"),
+        ("stale_feed", {"trade_age_s": 299.9}, "closed"),
+        ("stale_feed", {"trade_age_s": 300.0}, "open"),
+        ("stale_feed", {"depth_unchanged_s": 300.0}, "open"),
+        ("stale_feed", {"index_age_s": None}, "missing"),
+    ],
+)
+def test_a_breaker_opens_at_its_threshold_and_not_before(short_policy, calm_bars, rule, change, state):
+    assert state_at_end(calm_bars(20, changes={20: change}), short_policy, rule) == state
+
+
+@pytest.mark.parametrize(
+    ("rule", "column", "values"),
+    [
+        # what trips it, what is clean to the last digit, what is just not
+        ("mark_index_divergence", "mark", (97.0, 99.0, 98.99)),
+        ("stale_feed", "trade_age_s", (400.0, 120.0, 120.1)),
+    ],
+)
+def test_it_comes_back_after_the_cool_down_inside_the_exit_threshold_to_the_minute(
+    policy, calm_bars, rule, column, values
+):
+    trip, clean_edge, not_clean = ({column: value} for value in values)
+
+    def ends(last_minute, value):
+        changes = {10: trip} | dict.fromkeys(range(11, 60), value)
+        return state_at_end(calm_bars(last_minute, changes=changes), policy, rule)
+
+    cool_down, probation = policy.breakers[rule].cool_down_min, policy.breakers[rule].probation_min
+    assert ends(10 + cool_down - 1, clean_edge) == "open"
+    assert ends(10 + cool_down, clean_edge) == "half_open"
+    assert ends(10 + cool_down + probation - 1, clean_edge) == "half_open"
+    assert ends(10 + cool_down + probation, clean_edge) == "closed"
+    assert ends(59, not_clean) == "open"
+
+
+def test_the_sentence_says_what_is_seen_what_the_limit_is_what_follows_and_what_clears_it(short_policy, calm_bars):
+    decided = verdicts(calm_bars(20, changes={20: {"close": 92.8}}), short_policy)
+    found = decision(decided, "price_band", "open")
+    assert found["reason"] == (
+        "price moved -7.2 % against its 5-min mean; band is 5.0 %; new positions are paused; "
+        "clears after 10 min within 2.5 %"
+    )
+    assert found["clears_when"] == "clears after 10 min within 2.5 %, then 5 min of probation"
+    assert (found["observed"], found["threshold"], found["unit"]) == (pytest.approx(0.072), 0.05, "share")
+    assert (found["action"], found["limit_after"], found["data_health"]) == ("reduce_only", 0.0, "ok")
+
+
+PAUSED = "new positions are paused; clears after"
+
+
+@pytest.mark.parametrize(
+    ("rule", "change", "words"),
+    [
+        (
+            "price_halt",
+            {"close": 75.0},
+            "price moved -25.0 % against its 10-min mean; band is 20.0 %; trading is halted; "
+            "clears after 30 min within 10.0 % and a person's reset",
+        ),
+        (
+            "mark_index_divergence",
+            {"mark": 97.0},
+            f"mark is 3.0 % from the index; limit is 2.0 %; {PAUSED} 10 min within 1.0 %",
+        ),
+        (
+            "mark_index_divergence",
+            {"mark": None, "close": 97.0},
+            f"last trade (no mark) is 3.0 % from the index; limit is 2.0 %; {PAUSED} 10 min within 1.0 %",
+        ),
+        (
+            "depth_collapse",
+            {"depth_bid_100bps_usd": 4e6},
+            "depth within 100 bps is 4.0 M USD, 10.0 % of its 10-min median; floor is 50.0 %; "
+            f"{PAUSED} 10 min at or above 70.0 %",
+        ),
+        (
+            "stale_feed",
+            {"depth_age_s": 312.0},
+            f"oldest feed is 312 s old; limit is 300 s; {PAUSED} 5 min within 120 s",
+        ),
+    ],
+)
+def test_every_breaker_has_such_a_sentence(short_policy, calm_bars, rule, change, words):
+    assert decision(verdicts(calm_bars(20, changes={20: change}), short_policy), rule, "open")["reason"] == words
+
+
+def test_a_venue_that_never_publishes_depth_is_not_a_collapsed_book(short_policy, calm_bars):
+    nothing = {
+        "depth_bid_100bps_usd": None,
+        "depth_ask_100bps_usd": None,
+        "depth_age_s": None,
+        "depth_unchanged_s": None,
+    }
+    unpublished = verdicts(calm_bars(30, changes=dict.fromkeys(range(1, 31), nothing)), short_policy)
+    collapsed = verdicts(calm_bars(30, changes={30: {"depth_bid_100bps_usd": 0.0}}), short_policy)
+    one, other = (decided.limits.row(-1, named=True) for decided in (unpublished, collapsed))
+    # the same safe leverage cap, another action and another reason
+    assert one["leverage_cap"] == 2.0
+    assert other["leverage_cap"] <= 2.0
+    assert (one["action"], other["action"]) == ("cautious", "reduce_only")
+    assert "depth missing" in one["reason"]
+    assert "depth missing" in one["missing"]
+    assert "0.0 % of its 10-min median" in other["reason"]
+    assert other["missing"] is None
+    states = [decided.state.filter(rule="depth_collapse")["state"].item() for decided in (unpublished, collapsed)]
+    assert states == ["missing", "open"]
+
+
+def test_an_open_breaker_whose_input_goes_missing_stays_open_and_says_so(policy, calm_bars):
+    changes = {10: {"mark": 97.0}} | {i: {"index": None} for i in range(11, 41)}
+    decided = verdicts(calm_bars(40, changes=changes), policy)
+    assert decided.state.filter(rule="mark_index_divergence")["state"].item() == "open"
+    assert "index missing; limit is 2.0 %; new positions are paused" in decided.limits.row(-1, named=True)["reasons"]
+
+
+def test_a_person_may_lift_the_halt_of_one_symbol_or_of_all(short_policy, calm_bars, at):
+    bars = calm_bars(120, ("A", "B"), {20: {"close": 75.0}})
+    # minute 21 is clean: the slow mean holds the 75 for 10 minutes but stays near 100; cool-down is over in minute 50
+    nobody = verdicts(bars, short_policy).limits
+    assert nobody.filter(pl.col("ts") >= at(20))["action"].unique().to_list() == ["halted"]
+
+    def reset(symbol, minute, by="risk manager"):
+        row = {"rule": ["price_halt"], "symbol": [symbol], "ts": [at(minute)], "by": [by]}
+        ends = verdicts(bars, short_policy, resets=pl.DataFrame(row, schema_overrides={"by": pl.String})).limits
+        return ends.filter(ts=at(120))["action"].to_list()
+
+    assert reset("A", 50) == ["normal", "halted"]
+    assert reset("A", 49.5) == ["normal", "halted"]  # within the minute that ends at 50
+    assert reset("*", 60) == ["normal", "normal"]
+    assert reset("A", 49) == ["halted", "halted"]  # a minute too early
+    assert reset("A", 50, by="") == ["halted", "halted"]
+    assert reset("A", 50, by=None) == ["halted", "halted"]
+
+
+def test_the_ladder_rises_from_normal_to_halted():
+    assert [severity(word) for word in ("normal", "cautious", "reduce_only", "halted")] == [0, 1, 2, 3]

@@ -1,0 +1,124 @@
+"""The caps, with hand arithmetic, and how slowly they come back."""
+
+import polars as pl
+import pytest
+
+from guardrails.caps import exposure_steps, leverage_cap
+from guardrails.decide import decide
+from guardrails.facts import market_facts
+
+TIERS = pl.DataFrame({"symbol": ["A", "A"], "leverage_max": [50.0, 20.0]})
+
+
+def one(policy, **facts):
+    """The leverage verdict on one row of facts."""
+    row = {"venue": "v", "symbol": "A", "ts": 0, "price_fault": None, "depth_fault": None, "oi_fault": None, **facts}
+    kinds = {"price_fault": pl.String, "depth_fault": pl.String, "oi_fault": pl.String, "volatility_1h": pl.Float64,
+             "depth_ratio": pl.Float64, "depth_usd": pl.Float64, "oi_usd": pl.Float64}  # fmt: skip
+    return leverage_cap(pl.DataFrame([row], schema_overrides=kinds), TIERS, policy).row(0, named=True)
+
+
+CALM = {"volatility_1h": 0.001, "depth_ratio": 1.0, "depth_usd": 10e6, "oi_usd": 100e6}
+
+
+@pytest.mark.parametrize(
+    ("facts", "limit"),
+    [
+        ({}, 50.0),
+        # 1 / (4 x 0.5 %) = 50x; a little more volatility and the step below is 25x; 1 / (4 x 1 %) = 25x
+        ({"volatility_1h": 0.005}, 50.0),
+        ({"volatility_1h": 0.00501}, 25.0),
+        ({"volatility_1h": 0.01}, 25.0),
+        ({"volatility_1h": 0.0101}, 20.0),
+        ({"volatility_1h": 0.5}, 1.0),
+        ({"volatility_1h": 0.0}, 50.0),
+        # depth is full at 80 % of its median; at 40 % half of 50x is 25x; at 39 % 24.4x -> 20x
+        ({"depth_ratio": 0.8}, 50.0),
+        ({"depth_ratio": 0.79}, 25.0),
+        ({"depth_ratio": 0.4}, 25.0),
+        ({"depth_ratio": 0.39}, 20.0),
+        ({"depth_ratio": 0.0}, 1.0),
+        # open interest / depth: 100 costs nothing; 550 is half way: margin .02 + .98 / 2 = .51 -> 1.96x -> 1x
+        ({"oi_usd": 1_000e6}, 50.0),
+        ({"oi_usd": 5_500e6}, 1.0),
+        # 118: .02 + .98 x 18 / 900 = .0396 -> 25.25x -> 25x; 120: .04178 -> 23.9x -> 20x
+        ({"oi_usd": 1_180e6}, 25.0),
+        ({"oi_usd": 1_200e6}, 20.0),
+        ({"oi_usd": 99_000e6}, 1.0),
+        ({"depth_usd": 0.0, "depth_ratio": 0.0}, 1.0),
+        ({"depth_usd": 0.0, "oi_usd": 0.0}, 1.0),
+        # the tightest wins
+        ({"volatility_1h": 0.02, "depth_ratio": 0.4}, 10.0),
+    ],
+)
+def test_leverage_is_the_tightest_of_its_parts_down_to_a_step(policy, facts, limit):
+    assert one(policy, **CALM | facts)["limit"] == limit
+
+
+@pytest.mark.parametrize(
+    ("facts", "limit", "fault"),
+    [
+        ({"volatility_1h": None, "price_fault": "price stale"}, 2.0, "price stale"),
+        ({"volatility_1h": None}, 2.0, "price history short"),
+        ({"depth_usd": None, "depth_ratio": None, "depth_fault": "depth crossed"}, 2.0, "depth crossed"),
+        ({"oi_usd": None, "oi_fault": "open interest missing"}, 2.0, "open interest missing"),
+        # what is known may be stricter than the floor: 1 / (4 x 20 %) = 1.25x -> 1x
+        ({"volatility_1h": 0.2, "oi_usd": None, "oi_fault": "open interest missing"}, 1.0, "open interest missing"),
+        ({"oi_usd": None, "oi_fault": "o", "depth_usd": None, "depth_ratio": None, "depth_fault": "d"}, 2.0, "d, o"),
+    ],
+)
+def test_a_missing_input_gives_the_floor_with_its_name(policy, facts, limit, fault):
+    verdict = one(policy, **CALM | facts)
+    assert (verdict["limit"], verdict["fault"], verdict["verdict"]) == (limit, fault, "missing")
+    assert fault in verdict["reason"]
+
+
+@pytest.mark.parametrize("leverage_max", [None, float("nan"), float("inf"), -5.0, 0.0])
+def test_an_unknown_tier_is_not_a_licence(policy, leverage_max):
+    row = {"venue": "v", "symbol": "A", "ts": 0, "price_fault": None, "depth_fault": None, "oi_fault": None, **CALM}
+    facts = pl.DataFrame([row], schema_overrides=dict.fromkeys(("price_fault", "depth_fault", "oi_fault"), pl.String))
+    tiers = pl.DataFrame(
+        {"symbol": ["A"], "leverage_max": [leverage_max]}, schema_overrides={"leverage_max": pl.Float64}
+    )
+    for known in (tiers, tiers.clear(), None):
+        assert leverage_cap(facts, known, policy)["limit"].item() == 5.0
+
+
+@pytest.mark.parametrize(
+    ("change", "limit"),
+    [
+        # the thinner side is 40 M: half of it is 20 M; a tenth of the open interest of 1 bn is 100 M; the step is 20 M
+        ({}, 20_000_000),
+        ({"depth_bid_100bps_usd": 39.9e6}, 10_000_000),
+        ({"depth_bid_100bps_usd": 49.9e6, "depth_ask_100bps_usd": 60e6}, 20_000_000),
+        ({"depth_bid_100bps_usd": 200e6, "depth_ask_100bps_usd": 200e6}, 25_000_000),
+        # a tenth of 100 M is 10 M
+        ({"oi_usd": 100e6}, 10_000_000),
+        ({"oi_usd": 99e6}, 5_000_000),
+        ({"oi_usd": 0.0}, 10_000),
+        ({"depth_bid_100bps_usd": 0.0}, 10_000),
+        ({"oi_usd": None}, 10_000),
+        ({"book_rows_crossed": 3}, 10_000),
+    ],
+)
+def test_exposure_is_a_share_of_depth_and_of_open_interest(policy, calm_bars, change, limit):
+    assert decide(calm_bars(1, changes={1: change}), policy).limits["exposure_cap_usd"].item() == limit
+
+
+def test_exposure_moves_on_a_ladder_between_floor_and_ceiling(policy):
+    steps = exposure_steps(policy.caps)
+    assert steps[:3] == (25e6, 20e6, 10e6)
+    assert steps[-3:] == (50e3, 20e3, 10e3)
+
+
+def test_a_cap_falls_at_once_and_rises_after_the_hold_to_the_minute(policy, calm_bars, at):
+    limits = decide(calm_bars(60, changes={10: {"depth_bid_100bps_usd": 4e6}}), policy, tiers=TIERS).limits
+    exposure = dict(zip(limits["ts"], limits["exposure_cap_usd"], strict=True))
+    # half of 4 M is 2 M; minutes 11-40 are the 30 min in which 20 M is allowed again
+    assert [exposure[at(i)] for i in (9, 10, 11, 40, 41)] == [20_000_000, 2_000_000, 2_000_000, 2_000_000, 20_000_000]
+
+
+def test_facts_of_a_calm_market_leave_the_tier_alone(short_policy, calm_bars):
+    facts = market_facts(calm_bars(20), short_policy)
+    verdict = leverage_cap(facts, TIERS, short_policy).row(-1, named=True)
+    assert (verdict["limit"], verdict["verdict"], verdict["reason"]) == (50.0, "clear", None)

@@ -1,0 +1,354 @@
+"""What must always hold of limits and decisions."""
+
+import math
+import random
+import re
+from datetime import timedelta
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guardrails import breakers
+from guardrails import decide as decide_module
+from guardrails.decide import DECISIONS, LIMITS, RULES, STATE, decide, empty_state
+from guardrails.ladder import ACTIONS, severity
+from guardrails.policy import LOOKBACK_MIN
+from guardrails.proposal import bounded
+
+TIERS = pl.DataFrame({"symbol": ["A", "B", "C"], "leverage_max": [50.0, 25.0, 10.0]})
+seeds = st.integers(0, 10_000)
+
+
+def same(one, other):
+    for name in ("limits", "decisions", "account_decisions"):
+        left, right = getattr(one, name), getattr(other, name)
+        assert left.schema == right.schema
+        assert left.rows() == right.rows(), name
+
+
+def random_resets(seed, bars):
+    dice = random.Random(seed)
+    stamps = bars["ts"].unique().sort().to_list()
+    count = 400
+    return pl.DataFrame(
+        {
+            "rule": ["price_halt"] * count,
+            "symbol": [dice.choice(("A", "B", "C", "*")) for _ in range(count)],
+            "ts": [dice.choice(stamps) - timedelta(seconds=dice.randint(0, 59)) for _ in range(count)],
+            "by": ["risk manager"] * count,
+        }
+    )
+
+
+# --- shape
+
+
+def test_every_symbol_has_a_limit_in_every_minute_and_the_tables_have_their_columns(policy, calm_bars):
+    decided = decide(calm_bars(30, ("A", "B")), policy)
+    assert decided.limits.height == 60
+    assert decided.limits.schema == pl.Schema(LIMITS)
+    assert decided.decisions.schema == pl.Schema(DECISIONS)
+    assert decided.state.schema == pl.Schema(STATE)
+    assert decided.state.height == 2 * len(RULES)
+    assert (
+        decided.limits.select(pl.col("leverage_cap", "exposure_cap_usd", "action", "reason").null_count()).row(0)
+        == (0,) * 4
+    )
+
+
+def test_a_decision_says_in_one_minute_what_when_why_and_what_clears_it(short_policy, calm_bars, at):
+    decided = decide(calm_bars(40, changes={20: {"mark": 97.0}}), short_policy, tiers=TIERS)
+    rows = decided.decisions.filter(rule="mark_index_divergence").select(
+        "ts", "state_before", "state_after", "action", "limit_before", "limit_after"
+    )
+    assert rows.rows() == [
+        (at(1), None, "closed", "normal", None, None),
+        (at(20), "closed", "open", "reduce_only", None, 0.0),
+        (at(30), "open", "half_open", "cautious", 0.0, 2.0),
+        (at(35), "half_open", "closed", "normal", 2.0, None),
+    ]
+    told = decided.decisions.select(
+        "decision_id", "reason", "clears_when", "reset_authority", "expires_at", "data_health"
+    )
+    assert told.null_count().row(0) == (0,) * 6
+    assert decided.decisions["decision_id"].is_unique().all()
+    assert (decided.decisions["expires_at"] - decided.decisions["ts"]).unique().to_list() == [timedelta(minutes=15)]
+    assert decided.decisions["policy_sha256"].unique().to_list() == [short_policy.sha256]
+
+
+def test_a_calm_market_is_normal_with_the_tier_as_its_cap(short_policy, calm_bars):
+    row = decide(calm_bars(40), short_policy, tiers=TIERS).limits.row(-1, named=True)
+    assert (row["action"], row["leverage_cap"], row["exposure_cap_usd"], row["missing"]) == (
+        "normal",
+        50.0,
+        20_000_000,
+        None,
+    )
+    assert row["binding"] == "exposure_cap"
+
+
+def test_no_bars_give_no_rows_and_leave_the_state(policy, calm_bars):
+    decided = decide(calm_bars(5), policy)
+    nothing = decide(calm_bars(1).clear(), policy, state=decided.state)
+    assert (nothing.limits.height, nothing.decisions.height) == (0, 0)
+    assert nothing.state.equals(decided.state)
+    again = decide(calm_bars(5), policy, state=decided.state)
+    assert again.limits.is_empty()
+    assert again.state.equals(decided.state)
+
+
+# --- strictest wins, order is irrelevant
+
+
+def test_the_strictest_action_wins_and_every_reason_is_kept(short_policy, calm_bars):
+    changes = {20: {"close": 75.0, "depth_bid_100bps_usd": 1e6, "trade_age_s": 200.0}}
+    row = decide(calm_bars(20, changes=changes), short_policy, tiers=TIERS).limits.row(-1, named=True)
+    assert (row["action"], row["binding"], row["leverage_cap"]) == ("halted", "price_halt", 1.0)
+    for words in (
+        "5-min mean; band is 5.0 %",
+        "10-min mean; band is 10.0 %",
+        "10-min mean; band is 20.0 %",
+        "2.5 % of its",
+    ):
+        assert words in row["reasons"]
+
+
+@settings(max_examples=4, deadline=None)
+@given(seed=seeds)
+def test_every_limit_is_as_strict_as_its_strictest_verdict(short_policy, messy_bars, seed):
+    bars = messy_bars(seed, 120)
+    decided = decide(bars, short_policy, tiers=TIERS)
+    running, halted_seen = {}, set()
+    by_key = {(row["entity"], row["ts"]): [] for row in decided.decisions.iter_rows(named=True)}
+    for row in decided.decisions.iter_rows(named=True):
+        by_key[row["entity"], row["ts"]].append(row)
+    for row in decided.limits.iter_rows(named=True):
+        for change in by_key.get((row["symbol"], row["ts"]), ()):
+            running[row["symbol"], change["rule"]] = change
+        mine = [change for (symbol, _), change in running.items() if symbol == row["symbol"]]
+        assert row["action"] == max((change["action"] for change in mine), key=severity)
+        cap = running[row["symbol"], "leverage_cap"]["limit_after"]
+        assert row["leverage_cap"] == (cap if row["action"] == "normal" else min(cap, 2.0))
+        halted_seen.add(row["action"])
+    assert len(halted_seen) >= 3
+
+
+@settings(max_examples=2, deadline=None)
+@given(seed=seeds)
+def test_the_order_of_rows_and_of_rules_is_irrelevant(short_policy, messy_bars, seed):
+    bars = messy_bars(seed, 80)
+    expected = decide(bars, short_policy, tiers=TIERS)
+    same(decide(bars.sample(fraction=1.0, shuffle=True, seed=seed), short_policy, tiers=TIERS), expected)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(breakers, "RULES", tuple(reversed(breakers.RULES)))
+        patched.setattr(decide_module, "RULES", tuple(reversed(RULES)))
+        same(decide(bars, short_policy, tiers=TIERS), expected)
+
+
+# --- causality and parity
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=seeds, cut=st.integers(5, 170))
+def test_cutting_the_future_off_changes_nothing_before_the_cut(short_policy, messy_bars, seed, cut):
+    bars = messy_bars(seed, 180)
+    resets = random_resets(seed, bars)
+    end = bars["ts"].min() + timedelta(minutes=cut)
+    more = {"tiers": TIERS, "resets": resets, **random_positions(seed, bars)}
+    whole = decide(bars, short_policy, **more)
+    known = decide(bars.filter(pl.col("ts") <= end), short_policy, **more)
+    accounts = whole.account_decisions.filter(pl.col("ts") <= end)
+    assert known.account_decisions.rows() == accounts.rows()
+    assert known.limits.rows() == whole.limits.filter(pl.col("ts") <= end).rows()
+    assert known.decisions.rows() == whole.decisions.filter(pl.col("ts") <= end).rows()
+    assert known.limits.height > 0
+
+
+def random_positions(seed, bars):
+    """Five accounts with snapshots at odd moments, some of them in minutes without bars, and their collateral."""
+    dice = random.Random(seed)
+    start, end = bars["ts"].min(), bars["ts"].max()
+    minutes = int((end - start).total_seconds() // 60)
+    held, funds = [], []
+    for account in "uvwxy":
+        for _ in range(12):
+            ts = start + timedelta(seconds=dice.randint(0, 60 * minutes))
+            known = ts + timedelta(seconds=dice.randint(0, 90))
+            key = {"venue": "v", "account": account, "ts": ts, "known_at": known}
+            held += [
+                {**key, "symbol": symbol, "qty": dice.gauss(0, 2e4), "entry_price": 100.0, "margin_mode": "cross"}
+                for symbol in "AB"
+            ]
+            funds.append({**key, "asset": "USDT", "amount": dice.uniform(1e5, 2e6)})
+    return {
+        "positions": pl.DataFrame(held).with_columns(isolated_margin=pl.lit(None, pl.Float64)),
+        "collateral": pl.DataFrame(funds),
+    }
+
+
+def split_run(bars, policy, cuts, **more):
+    parts, state, since = [], None, None
+    for cut in [*cuts, bars["ts"].max()]:
+        seen = bars.filter(pl.col("ts") <= cut)
+        if since is not None:
+            seen = seen.filter(pl.col("ts") > since - timedelta(minutes=LOOKBACK_MIN))
+        decided = decide(seen, policy, state=state, since=since, **more)
+        parts, state, since = [*parts, decided], decided.state, cut
+    joined = {
+        name: pl.concat([getattr(part, name) for part in parts])
+        for name in ("limits", "decisions", "account_decisions")
+    }
+    return joined, state
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=seeds, cuts=st.lists(st.integers(1, 890), min_size=1, max_size=3, unique=True).map(sorted))
+def test_runs_over_parts_give_the_rows_of_one_run_over_the_whole(policy, messy_bars, seed, cuts):
+    bars = messy_bars(seed, 900)
+    resets = random_resets(seed, bars)
+    stamps = [bars["ts"].min() + timedelta(minutes=cut) for cut in cuts]
+    more = {"tiers": TIERS, "resets": resets, **random_positions(seed, bars)}
+    whole = decide(bars, policy, **more)
+    parts, state = split_run(bars, policy, stamps, **more)
+    assert parts["limits"].sort("symbol", "ts").rows() == whole.limits.rows()
+    assert parts["decisions"].rows() == whole.decisions.rows()
+    assert parts["account_decisions"].rows() == whole.account_decisions.rows()
+    assert whole.account_decisions.height > 0
+    assert state.equals(whole.state)
+
+
+def test_a_symbol_that_never_comes_back_is_carried_by_the_state(policy, calm_bars, at):
+    bars = calm_bars(1000, ("A", "B")).filter((pl.col("symbol") == "B") | (pl.col("ts") <= at(100)))
+    whole = decide(bars, policy)
+    parts, _ = split_run(bars, policy, [at(150), at(700)])
+    assert parts["limits"].sort("symbol", "ts").rows() == whole.limits.rows()
+    assert parts["decisions"].rows() == whole.decisions.rows()
+    gone = whole.limits.filter(pl.col("symbol") == "A").row(-1, named=True)
+    assert (gone["ts"], gone["action"], gone["leverage_cap"]) == (at(1000), "reduce_only", 2.0)
+    assert "price missing" in gone["missing"]
+
+
+def test_a_state_of_another_venue_or_of_a_later_time_is_refused(policy, calm_bars, at):
+    bars = calm_bars(10)
+    state = decide(bars, policy).state
+    with pytest.raises(ValueError, match="state"):
+        decide(bars.with_columns(venue=pl.lit("w")), policy, state=state)
+    with pytest.raises(ValueError, match="since"):
+        decide(bars, policy, state=state, since=at(5))
+    later = state.with_columns(pl.col("ts") + pl.duration(minutes=1))
+    two_minutes = pl.concat([state, later])
+    with pytest.raises(ValueError, match="one minute"):
+        decide(bars, policy, state=two_minutes)
+    assert decide(bars, policy, state=empty_state(), since=at(5)).limits["ts"].min() == at(6)
+
+
+# --- independence of every model
+
+
+@pytest.mark.parametrize("scores", [None, math.nan, 0.0, 1.0, math.inf, "noise"])
+def test_no_score_changes_a_hard_limit_or_a_decision(short_policy, messy_bars, scores):
+    bars = messy_bars(7, 100)
+    expected = decide(bars, short_policy, tiers=TIERS)
+    dice = random.Random(1)
+    values = [dice.gauss(0, 1) if scores == "noise" else scores for _ in range(bars.height)]
+    names = ("p_15m", "p_60m", "anomaly", "score", "alert", "leverage_cap_wish")
+    scored = bars.with_columns(pl.Series(name, values, pl.Float64) for name in names)
+    decided = decide(scored, short_policy, tiers=TIERS)
+    same(decided, expected)
+    proposals = decided.limits.select(
+        "venue", "symbol", "ts",
+        pl.Series("leverage_cap_wish", [values[i % len(values)] for i in range(decided.limits.height)], pl.Float64),
+        proposed_at="ts", valid_until=pl.col("ts") + pl.duration(minutes=10),
+    )  # fmt: skip
+    wished = bounded(decided.limits, proposals, short_policy)
+    assert wished.select(list(LIMITS)).equals(expected.limits)
+    assert wished["leverage_cap_hard"].equals(expected.limits["leverage_cap"].alias("leverage_cap_hard"))
+
+
+# --- fail closed
+
+INPUTS = {  # what a fault in the column must be called somewhere in `missing`
+    "close": "price|trades", "trade_age_s": "price|trade_age_s", "mark": "mark|price", "mark_age_s": "mark",
+    "index": "index", "index_age_s": "index", "depth_bid_100bps_usd": "depth", "depth_ask_100bps_usd": "depth",
+    "depth_age_s": "depth", "depth_unchanged_s": "depth", "book_rows_crossed": "depth", "book_rows_frozen": "depth",
+    "oi_usd": "open interest", "oi_age_s": "open interest",
+}  # fmt: skip
+FAULTS = {"null": None, "nan": math.nan, "inf": math.inf, "minus inf": -math.inf, "negative": -5.0, "huge": 1e300}
+
+
+def judge_fault(calm, row, name, stands_in):
+    assert (calm["action"], calm["leverage_cap"]) == ("normal", 50.0)
+    if stands_in:
+        assert row["action"] == "normal"  # a venue without a mark: the last trade stands in, nothing is missing
+        return
+    assert row["leverage_cap"] <= 2.0
+    assert row["action"] != "normal" or name.startswith(
+        "oi_"
+    )  # no breaker reads open interest: its cap alone is floored
+    assert row["exposure_cap_usd"] <= calm["exposure_cap_usd"]
+    assert re.search(INPUTS[name], row["missing"] or row["reasons"])
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_input_gives_the_safe_side_and_is_named(short_policy, calm_bars, at, fault):
+    """One symbol per input, each with that input alone broken in the last five minutes, and one that is sound."""
+    tiers = pl.DataFrame({"symbol": [*INPUTS, "sound"], "leverage_max": [50.0] * (len(INPUTS) + 1)})
+    bad = pl.col("ts") > at(35)
+    broken = calm_bars(40, (*INPUTS, "sound")).with_columns(
+        pl.when(bad & (pl.col("symbol") == name)).then(pl.lit(FAULTS[fault], pl.Float64)).otherwise(name).alias(name)
+        for name in INPUTS
+    )
+    last = (
+        decide(broken, short_policy, tiers=tiers)
+        .limits.filter(ts=at(40))
+        .rows_by_key("symbol", named=True, unique=True)
+    )
+    for name in INPUTS:
+        judge_fault(last["sound"], last[name], name, stands_in=(name, fault) == ("mark", "null"))
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_a_column_that_is_absent_or_holds_no_numbers_gives_the_safe_side(short_policy, calm_bars, at, name):
+    calm = {"action": "normal", "leverage_cap": 50.0, "exposure_cap_usd": 20_000_000}
+    for broken in (calm_bars(15).drop(name), calm_bars(15).with_columns(pl.lit("soon").alias(name))):
+        row = decide(broken, short_policy, tiers=TIERS).limits.row(-1, named=True)
+        judge_fault(calm, row, name, stands_in=name == "mark")
+
+
+@pytest.mark.parametrize("age", ["trade_age_s", "mark_age_s", "index_age_s", "depth_age_s", "depth_unchanged_s"])
+def test_a_stale_feed_is_a_trigger_not_a_gap(short_policy, calm_bars, age):
+    row = decide(calm_bars(40, changes={40: {age: 5000.0}}), short_policy, tiers=TIERS).limits.row(-1, named=True)
+    assert (row["action"], row["binding"]) == ("reduce_only", "stale_feed")
+    assert "oldest feed is 5000 s old" in row["reason"]
+
+
+def test_bars_with_nothing_but_their_key_are_cautious_not_normal(policy, calm_bars):
+    limits = decide(calm_bars(10).select("venue", "symbol", "ts"), policy).limits
+    assert limits["action"].unique().to_list() == ["cautious"]
+    assert limits["leverage_cap"].unique().to_list() == [2.0]
+    assert limits["exposure_cap_usd"].unique().to_list() == [10_000]
+
+
+# --- asymmetry
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=seeds)
+def test_nothing_loosens_without_a_clean_time_before_it(policy, messy_bars, seed):
+    """Whatever the market does, a breaker that opened stays shut to new risk at least for its cool-down."""
+    decided = decide(messy_bars(seed, 200, gaps=0), policy, tiers=TIERS)
+    opened = {}
+    for row in decided.decisions.iter_rows(named=True):
+        key = row["entity"], row["rule"]
+        if row["state_after"] == "open":
+            opened[key] = row["ts"]
+        if row["state_before"] == "open":
+            rule = policy.breakers[row["rule"]]
+            assert row["state_after"] == "half_open"
+            assert row["ts"] - opened[key] >= timedelta(minutes=rule.cool_down_min)
+        if row["state_before"] == "half_open":
+            assert row["state_after"] in ("open", "closed")
+    assert opened
+    assert set(decided.limits["action"]) <= set(ACTIONS)

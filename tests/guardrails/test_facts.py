@@ -1,0 +1,153 @@
+"""Facts by plain arithmetic, against hand arithmetic and a slow oracle."""
+
+import math
+import statistics
+from datetime import timedelta
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guardrails.facts import market_facts
+
+
+def last(bars, policy):
+    return market_facts(bars, policy).row(-1, named=True)
+
+
+def test_the_reference_is_the_mean_before_the_minute_the_minute_itself_left_out(policy, calm_bars):
+    prices = {56: 101.0, 57: 99.0, 58: 102.0, 59: 98.0, 60: 105.0, 61: 90.9}
+    fact = last(calm_bars(61, changes={i: {"close": price} for i, price in prices.items()}), policy)
+    # minutes 56-60: (101 + 99 + 102 + 98 + 105) / 5 = 101; 90.9 / 101 - 1 = -10 %
+    assert fact["reference_fast"] == pytest.approx(101.0)
+    assert fact["move_fast"] == pytest.approx(-0.1)
+    # minutes 1-60: 55 at 100, and 505: (5500 + 505) / 60 = 100.083333
+    assert fact["reference_slow"] == pytest.approx(6005 / 60)
+    assert fact["move_slow"] == pytest.approx(90.9 / (6005 / 60) - 1)
+
+
+def test_divergence_is_of_the_mark_and_says_when_the_last_trade_stands_in(policy, calm_bars):
+    published = last(calm_bars(3, changes={3: {"mark": 97.0, "index": 100.0}}), policy)
+    assert (published["divergence"], published["mark_source"]) == (pytest.approx(0.03), "venue")
+    stand_in = last(calm_bars(3, changes={3: {"mark": None, "mark_age_s": None, "close": 104.0}}), policy)
+    assert (stand_in["divergence"], stand_in["mark_source"]) == (pytest.approx(0.04), "last")
+
+
+def test_depth_is_the_thinner_side_over_its_own_median_before_the_minute(policy, calm_bars):
+    fact = last(calm_bars(241, changes={241: {"depth_bid_100bps_usd": 60e6, "depth_ask_100bps_usd": 10e6}}), policy)
+    # before: min(40, 50) = 40 M in every minute; now min(60, 10) = 10 M
+    assert (fact["depth_usd"], fact["depth_normal_usd"], fact["depth_ratio"]) == (10e6, 40e6, 0.25)
+
+
+def test_volatility_is_the_root_of_summed_squared_returns(policy, calm_bars):
+    ups = {i: {"close": 100.0 * math.exp(0.001 * (i % 2))} for i in range(1, 62)}
+    fact = last(calm_bars(61, changes=ups), policy)
+    # 60 returns of +-0.001: sqrt(60 x 1e-6) = 0.7746 % per hour
+    assert fact["volatility_1h"] == pytest.approx(math.sqrt(60e-6), rel=1e-6)
+
+
+def test_a_gap_in_prices_does_not_hide_the_jump_across_it(policy, calm_bars):
+    changes = {i: {"close": None} for i in range(40, 46)} | {i: {"close": 90.0} for i in range(46, 62)}
+    fact = last(calm_bars(61, changes=changes), policy)
+    # of 60 minutes 54 have a return, one of them ln(0.9): sqrt(ln(0.9)^2 x 60 / 54)
+    assert fact["volatility_1h"] == pytest.approx(abs(math.log(0.9)) * math.sqrt(60 / 54), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault", "words"),
+    [
+        ({"close": None}, "price_fault", "price missing"),
+        ({"close": math.nan}, "price_fault", "price invalid"),
+        ({"close": math.inf}, "price_fault", "price invalid"),
+        ({"close": -1.0}, "price_fault", "price invalid"),
+        ({"close": 0.0}, "price_fault", "price invalid"),
+        ({"trade_age_s": None}, "price_fault", "price age missing"),
+        ({"trade_age_s": math.nan}, "price_fault", "price age missing"),
+        ({"trade_age_s": 300.0}, "price_fault", None),
+        ({"trade_age_s": 300.1}, "price_fault", "price stale"),
+        ({"index_age_s": 300.1}, "index_fault", "index stale"),
+        ({"mark_age_s": 60.0}, "mark_fault", None),
+        ({"mark_age_s": 60.1}, "mark_fault", "mark stale"),
+        ({"mark": math.nan}, "mark_fault", "mark invalid"),
+        ({"mark": None, "close": None}, "mark_fault", "price missing"),
+        ({"depth_bid_100bps_usd": None}, "depth_fault", "depth missing"),
+        ({"depth_ask_100bps_usd": -1.0}, "depth_fault", "depth invalid"),
+        ({"depth_bid_100bps_usd": 0.0}, "depth_fault", None),
+        ({"depth_age_s": 120.1}, "depth_fault", "depth stale"),
+        ({"book_rows_crossed": 1}, "depth_fault", "depth crossed"),
+        ({"book_rows_frozen": 1}, "depth_fault", "depth frozen"),
+        ({"depth_unchanged_s": 300.0}, "depth_fault", None),
+        ({"depth_unchanged_s": 300.1}, "depth_fault", "depth frozen"),
+        ({"book_rows_crossed": None}, "depth_fault", "depth unchecked"),
+        ({"oi_usd": math.nan}, "oi_fault", "open interest invalid"),
+        ({"oi_age_s": 900.0}, "oi_fault", None),
+        ({"oi_age_s": 900.1}, "oi_fault", "open interest stale"),
+        ({"index_age_s": None}, "feed_fault", "index_age_s missing"),
+        ({"index": None, "index_age_s": None}, "feed_fault", None),
+    ],
+)
+def test_an_input_that_cannot_be_trusted_is_named(policy, calm_bars, change, fault, words):
+    assert last(calm_bars(2, changes={2: change}), policy)[fault] == words
+
+
+def test_the_oldest_published_feed_gives_the_age(policy, calm_bars):
+    ages = {"trade_age_s": 3.0, "mark_age_s": 4.0, "index_age_s": 70.0, "depth_age_s": 6.0, "depth_unchanged_s": 65.0}
+    assert last(calm_bars(1, changes={1: ages}), policy)["feed_age_s"] == 70.0
+    assert last(calm_bars(1, changes={1: ages | {"index": None}}), policy)["feed_age_s"] == 65.0
+
+
+def test_a_symbol_that_falls_silent_goes_stale_instead_of_disappearing(policy, calm_bars):
+    bars = pl.concat([calm_bars(10, ("A", "B")).filter((pl.col("symbol") == "B") | (pl.col("ts").dt.minute() <= 3))])
+    silent = market_facts(bars, policy).filter(pl.col("symbol") == "A")
+    # its last bar is of minute 3, its trade 1 s old then; by minute 10 the trade is 7 x 60 + 1 s old
+    assert silent["trade_age_s"].to_list() == [1.0] * 3 + [61.0, 121.0, 181.0, 241.0, 301.0, 361.0, 421.0]
+    assert silent["price_fault"].to_list() == [None] * 7 + ["price stale"] * 3
+    assert silent["present"].to_list() == [True] * 3 + [False] * 7
+
+
+def test_a_value_older_than_the_last_bar_is_not_dug_up_in_a_gap(policy, calm_bars):
+    bars = calm_bars(6, ("A", "B"), {3: {"index": None, "index_age_s": None}})
+    bars = bars.filter((pl.col("symbol") == "B") | (pl.col("ts").dt.minute() <= 3))
+    silent = market_facts(bars, policy).filter(pl.col("symbol") == "A")
+    assert silent["index_fault"].to_list() == [None, None] + ["index missing"] * 4
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_windows_agree_with_a_loop_and_facts_are_never_nan(short_policy, messy_bars, seed):
+    facts = market_facts(messy_bars(seed, 90), short_policy)
+    numbers = facts.select(pl.selectors.float())
+    assert numbers.select(pl.all().is_nan().any()).row(0).count(True) == 0
+    assert numbers.select(pl.all().is_infinite().any()).row(0).count(True) == 0
+    compared = 0
+    for symbol in ("A", "B", "C"):
+        rows = facts.filter(pl.col("symbol") == symbol).to_dicts()
+        for i, row in enumerate(rows):
+            for name, source, window in (("reference_fast", "price", 5), ("depth_normal_usd", "depth_usd", 10)):
+                past = [r[source] for r in rows[max(0, i - window) : i] if r[source] is not None]
+                mean = statistics.fmean if source == "price" else statistics.median
+                expected = mean(past) if len(past) >= window / 2 else None
+                assert row[name] == (None if expected is None else pytest.approx(expected, rel=1e-12))
+                compared += expected is not None
+    assert compared > 100
+
+
+@pytest.mark.parametrize("mistake", ["two venues", "twice", "off the minute", "null"])
+def test_bars_about_which_nothing_can_be_said_are_refused(policy, calm_bars, mistake):
+    bars = calm_bars(2)
+    first = pl.int_range(pl.len()) == 0
+    broken = {
+        "two venues": bars.with_columns(pl.when(first).then(pl.lit("w")).otherwise("venue").alias("venue")),
+        "twice": pl.concat([bars, bars]),
+        "off the minute": bars.with_columns(pl.col("ts") + timedelta(seconds=1)),
+        "null": bars.with_columns(pl.when(first).then(None).otherwise("symbol").alias("symbol")),
+    }[mistake]
+    with pytest.raises(ValueError, match="bars"):
+        market_facts(broken, policy)
+
+
+def test_no_bars_give_no_facts(policy, calm_bars):
+    empty = market_facts(calm_bars(1).clear(), policy)
+    assert empty.is_empty()
+    assert empty.schema == market_facts(calm_bars(1), policy).schema

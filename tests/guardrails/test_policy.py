@@ -1,0 +1,85 @@
+"""The policy is read whole or not at all."""
+
+import re
+
+import pytest
+
+from guardrails.breakers import RULES
+from guardrails.policy import BREAKERS, FALLING, PolicyError, parse_policy
+
+
+def test_the_shipped_policy_is_valid_and_has_every_breaker(policy):
+    assert policy.version == 1
+    assert set(policy.breakers) == set(BREAKERS) == {card.name for card in RULES}
+
+
+def test_every_number_of_the_shipped_policy_carries_a_comment(policy_text):
+    bare = [line for line in policy_text.splitlines() if re.match(r"\w+ = [\d\[]", line) and "#" not in line]
+    assert bare == []
+
+
+def test_the_hash_is_of_the_content_not_of_the_text(policy, policy_text, edited):
+    without_comments = "\n".join(line.split("#")[0] for line in policy_text.splitlines())
+    assert parse_policy(without_comments).sha256 == policy.sha256
+    assert parse_policy(edited(breakers_price_band__enter=0.06)).sha256 != policy.sha256
+    assert re.fullmatch("[0-9a-f]{64}", policy.sha256)
+
+
+def test_every_violation_is_listed_at_once(policy_text):
+    text = (
+        policy_text.replace("version = 1 ", "version = 0 ")
+        .replace("leverage_floor = 2 ", "leverage_floor = nan ")
+        .replace("delay_min = 0 ", "delays_min = 0 ")
+        .replace("price_age_s_max = 300 ", 'price_age_s_max = "soon" ')
+    )
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(text)
+    assert caught.value.violations == (
+        "`version` must be from 1 to 1e+09, was 0",
+        "`inputs.price_age_s_max` must be a finite number, was 'soon'",
+        "`caps.leverage_floor` must be a finite number, was nan",
+        "`proposal.delays_min` is not a setting",
+        "`proposal.delay_min` is missing",
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"breakers_price_band__exit": 0.05}, "`breakers.price_band.exit` must be below enter=0.05, was 0.05"),
+        ({"breakers_depth_collapse__exit": 0.5}, "`breakers.depth_collapse.exit` must be above enter=0.5, was 0.5"),
+        ({"breakers_price_halt__reset": "timer"}, "must be person where the action is halted"),
+        ({"breakers_price_band__probation_action": "halted"}, "must not be stricter than action=reduce_only"),
+        ({"breakers_price_band__missing_action": "normal"}, "must be one of cautious, reduce_only, halted"),
+        ({"breakers_price_band__cool_down_min": 0}, "must be from 1 to 1440, was 0"),
+        ({"breakers_price_band__cool_down_min": 1.5}, "must be a whole number, was 1.5"),
+        ({"breakers_price_band__cool_down_min": True}, "must be a finite number"),
+        ({"caps__leverage_steps": [50, 50, 1]}, "`caps.leverage_steps` must fall strictly"),
+        ({"caps__leverage_steps": [50, 2]}, "`caps.leverage_steps` must end at 1"),
+        ({"caps__leverage_steps": []}, "must be a list with at least one entry"),
+        ({"caps__leverage_floor": 4}, "`caps.leverage_floor` must be a step"),
+        ({"caps__oi_per_depth_upper": 100}, "must exceed oi_per_depth_lower=100"),
+        ({"caps__exposure_floor_usd": 30_000_000}, "must hold exposure_floor_usd <= exposure_ceiling_usd"),
+        ({"inputs__reference_fast_min": 60}, "must exceed reference_fast_min=60"),
+        ({"inputs__depth_normal_min": 360}, "need 451 minutes of bars, at most 420 are kept"),
+        ({"proposal__relative_change_max": 1.0}, "must be from 0 to 0.99, was 1.0"),
+    ],
+)
+def test_a_number_that_would_make_a_rule_unsafe_is_refused(edited, change, words):
+    with pytest.raises(PolicyError, match=re.escape(words)):
+        parse_policy(edited(**change))
+
+
+@pytest.mark.parametrize("text", ["", "version = ", "caps = 3"])
+def test_a_text_that_is_no_policy_is_refused(text):
+    with pytest.raises(PolicyError):
+        parse_policy(text)
+
+
+def test_a_breaker_the_code_does_not_know_is_refused(policy_text):
+    with pytest.raises(PolicyError, match=r"`breakers\.moon_phase` is not a rule"):
+        parse_policy(policy_text + "\n[breakers.moon_phase]\nenter = 1\n")
+
+
+def test_thresholds_that_fall_are_exactly_those_of_the_rules_that_measure_what_is_left():
+    assert FALLING == ("depth_collapse",)

@@ -1,0 +1,40 @@
+"""The package's README is complete: every rule and every number of the policy stands in its table."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import guardrails
+from guardrails.decide import RULES
+from guardrails.ladder import ACTIONS, MEANING
+
+README = Path(str(guardrails.__file__)).with_name("README.md").read_text(encoding="utf-8")
+POLICY = tomllib.loads(Path(str(guardrails.__file__)).with_name("policy.toml").read_text(encoding="utf-8"))
+ROWS = {line.split("|")[1].strip().strip("`"): line for line in README.splitlines() if line.startswith("| `")}
+SECTIONS = {"policy": {name: POLICY[name] for name in ("version", "ttl_min")}, "inputs": POLICY["inputs"],
+            "proposal": POLICY["proposal"], **POLICY["breakers"]}  # fmt: skip
+
+
+def said(name, value):
+    return f"`{name} = {'[' + ', '.join(map(str, value)) + ']' if isinstance(value, list) else value}`"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_has_its_row(rule):
+    assert rule in ROWS
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_number_of_a_section_stands_in_its_row(section):
+    missing = [said(name, value) for name, value in SECTIONS[section].items() if said(name, value) not in ROWS[section]]
+    assert missing == []
+
+
+def test_every_number_of_the_caps_stands_in_the_row_of_a_cap():
+    rows = ROWS["leverage_cap"] + ROWS["exposure_cap"] + ROWS["account_ceiling"]
+    assert [said(name, value) for name, value in POLICY["caps"].items() if said(name, value) not in rows] == []
+
+
+def test_every_action_is_explained():
+    assert [action for action in ACTIONS if MEANING[action] not in ROWS[action]] == []
