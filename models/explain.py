@@ -1,0 +1,118 @@
+"""Why a probability is what it is: contributions of feature families in log-odds, and one sentence of them.
+
+Contributions cost hundreds of times a prediction: ask for the rows that alert, not for all.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from features.words import sentence
+from models.calibration import Floats
+from models.warning import KEYS, Hazard, WarningModel
+
+Names = NDArray[np.str_]
+
+BASE = "base"
+OTHER = "other"
+FAMILIES_MAX = 3
+LOG_ODDS_MIN = 0.05  # rounds to +0.1; less is not a reason
+NO_REASON = "no family raises the risk above its base"
+
+
+def _of_family(keys: pl.DataFrame, family: str, parts: Floats, values: Floats, names: Names) -> pl.DataFrame:
+    """One row per row of `keys`: the family's sum and its leading feature."""
+    lead, row = parts.argmax(axis=1), np.arange(keys.height)
+    return keys.with_columns(
+        pl.lit(family).alias("family"),
+        pl.Series("log_odds", parts.sum(axis=1)),
+        pl.Series("feature", names[lead].tolist(), dtype=pl.String),
+        pl.Series("feature_log_odds", parts[row, lead]),
+        pl.Series("value", values[row, lead]).fill_nan(None),
+    )
+
+
+def _of_hazard(hazard: Hazard, keys: pl.DataFrame, values: Floats, names: Names, family_of: Names) -> pl.DataFrame:
+    """All families of one hazard, the base last."""
+    parts = hazard.contributions(values) if keys.height else np.empty((0, names.size + 1))
+    masks = {str(family): family_of == family for family in np.unique(family_of)}
+    found = [
+        _of_family(keys, family, parts[:, :-1][:, mine], values[:, mine], names[mine]) for family, mine in masks.items()
+    ]
+    base = _of_family(keys, BASE, parts[:, -1:], np.full((keys.height, 1), np.nan), np.array([BASE]))
+    return pl.concat([*found, base]).with_columns(pl.lit(hazard.interval).alias("interval"))
+
+
+def contributions(model: WarningModel, matrix: pl.DataFrame, families: Mapping[str, str]) -> pl.DataFrame:
+    """What each family of features adds to the log-odds of each hazard, for every row of `matrix`.
+
+    Returns `venue, symbol, ts, family, log_odds, feature, feature_log_odds, value, interval`: `feature` is the one
+    that adds most within the family, `value` what was seen (null = missing). Family `base` is the average log-odds;
+    a feature that `families` does not name belongs to `other`. Per row and interval `log_odds` sums to the raw score.
+
+    Raises ValueError if a feature of the model is not a column of `matrix`.
+    """
+    values = model.values(matrix)
+    keys = matrix.select(KEYS)
+    family_of = np.array([families.get(name, OTHER) for name in model.features])
+    names = np.array(model.features)
+    return pl.concat([_of_hazard(hazard, keys, values, names, family_of) for hazard in model.hazards])
+
+
+def sentences(found: pl.DataFrame) -> pl.DataFrame:
+    """`venue, symbol, ts, lead_family, reasons` from the `contributions` of one interval per key.
+
+    Up to FAMILIES_MAX families that raise the risk, strongest first; the single feature that adds most is named with
+    its value. `lead_family` is null where none raises it by LOG_ODDS_MIN.
+    """
+    rising = (
+        found.filter((pl.col("family") != BASE) & (pl.col("log_odds") >= LOG_ODDS_MIN))
+        .sort(*KEYS, "log_odds", "family", descending=[False, False, False, True, False])
+        .filter(pl.int_range(pl.len()).over(KEYS) < FAMILIES_MAX)
+    )
+    strongest = pl.int_range(pl.len()).over(KEYS) == pl.col("feature_log_odds").arg_max().over(KEYS)
+    value = pl.col("value").round_sig_figs(3).cast(pl.String)
+    seen = pl.when(pl.col("value").is_null()).then(sentence(" ({} missing)", "feature"))
+    text = sentence("{} +{}", "family", pl.col("log_odds").round(1)) + pl.when(strongest).then(
+        seen.otherwise(sentence(" ({} = {})", "feature", value))
+    ).otherwise(pl.lit(""))
+    worded = (
+        rising.with_columns(text.alias("reasons"))
+        .group_by(KEYS, maintain_order=True)
+        .agg(lead_family=pl.col("family").first(), reasons=pl.col("reasons").str.join(", "))
+    )
+    return (
+        found.select(KEYS)
+        .unique(maintain_order=True)
+        .join(worded, on=KEYS, how="left", maintain_order="left")
+        .with_columns(pl.col("reasons").fill_null(NO_REASON))
+    )
+
+
+def reason_sentence(found: pl.DataFrame) -> str:
+    """The sentence for the `contributions` of one row and interval.
+
+    >>> keys = {"venue": "v", "symbol": "A", "ts": 0, "interval": "0_15", "value": 5.1}
+    >>> rows = [("thin_book", 1.2, "depth_z", 0.6), ("crowding", 0.8, "basis_z_240", 0.7), ("base", -4.0, "base", -4.0)]
+    >>> columns = ("family", "log_odds", "feature", "feature_log_odds")
+    >>> reason_sentence(pl.DataFrame([keys | dict(zip(columns, row, strict=True)) for row in rows]))
+    'thin_book +1.2, crowding +0.8 (basis_z_240 = 5.1)'
+    """
+    worded = sentences(found)
+    if worded.height != 1:
+        raise ValueError(f"contributions must be those of one row, were of {worded.height}")
+    return str(worded["reasons"][0])
+
+
+def reasons(model: WarningModel, matrix: pl.DataFrame, families: Mapping[str, str]) -> pl.DataFrame:
+    """`venue, symbol, ts, lead_family, reasons` for every row of `matrix`, explained by its larger hazard."""
+    found = contributions(model, matrix, families)
+    values = model.values(matrix)
+    if matrix.is_empty():
+        return sentences(found)
+    odds = np.column_stack([hazard.probability(values) for hazard in model.hazards])
+    intervals = np.array([hazard.interval for hazard in model.hazards])[odds.argmax(axis=1)]
+    chosen = matrix.select(KEYS).with_columns(pl.Series("interval", intervals.tolist(), dtype=pl.String))
+    return sentences(found.join(chosen, on=[*KEYS, "interval"], how="semi", maintain_order="left"))

@@ -1,0 +1,143 @@
+"""How good are scores and alerts: by bar (ranking, probability) and by event (warned in time, false alarms)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.thresholds import episodes
+
+LOG_LOSS_FLOOR = 1e-15
+
+Floats = NDArray[np.float64]
+
+
+def average_precision(happened: Floats, score: Floats) -> float | None:
+    """Sum over distinct scores, from the highest down, of precision times the gain in recall. Null without an event.
+
+    Ties are taken together, so a constant score earns exactly the prevalence.
+
+    >>> average_precision(np.array([1.0, 0.0, 1.0, 0.0]), np.array([0.9, 0.8, 0.7, 0.1]))
+    0.8333333333333333
+    """
+    if not happened.sum() > 0:
+        return None
+    order = np.argsort(-score, kind="stable")
+    last_of_tie = np.append(np.flatnonzero(np.diff(score[order]) != 0), score.size - 1)
+    hits = np.cumsum(happened[order])[last_of_tie]
+    precision = hits / (last_of_tie + 1)
+    return float(np.sum(precision * np.diff(hits, prepend=0.0)) / hits[-1])
+
+
+def average_precision_lift(happened: Floats, score: Floats) -> float | None:
+    """Average precision over prevalence: 1 is chance. Null without an event.
+
+    >>> average_precision_lift(np.array([1.0, 0.0, 0.0, 0.0]), np.array([0.9, 0.8, 0.7, 0.1]))
+    4.0
+    """
+    precision = average_precision(happened, score)
+    return None if precision is None else precision / float(happened.mean())
+
+
+def brier(happened: Floats, p: Floats) -> float | None:
+    """Mean of (p - happened)^2; null without rows.
+
+    >>> brier(np.array([1.0, 0.0]), np.array([0.5, 0.5]))
+    0.25
+    """
+    return float(np.mean((p - happened) ** 2)) if p.size else None
+
+
+def log_loss(happened: Floats, p: Floats) -> float | None:
+    """Mean of -log of the probability given to what happened; null without rows.
+
+    p is held LOG_LOSS_FLOOR away from 0 and 1.
+
+    >>> round(log_loss(np.array([1.0, 0.0]), np.array([0.5, 0.5])), 6)
+    0.693147
+    """
+    held = np.clip(p, LOG_LOSS_FLOOR, 1 - LOG_LOSS_FLOOR)
+    return float(-np.mean(np.where(happened > 0, np.log(held), np.log1p(-held)))) if p.size else None
+
+
+@dataclass(frozen=True)
+class AlarmCount:
+    """Events and alarms at one threshold. `hits + late + missed == events`."""
+
+    events: int
+    hits: int
+    late: int
+    missed: int
+    episodes: int
+    false_alarms: int
+    symbol_days: float
+
+    @property
+    def recall(self) -> float | None:
+        return self.hits / self.events if self.events else None
+
+    @property
+    def false_alarms_per_symbol_day(self) -> float:
+        return self.false_alarms / self.symbol_days
+
+
+def _next(left: pl.DataFrame, on: str, right: pl.DataFrame, key: str) -> pl.DataFrame:
+    """`left` with the columns of the first row of `right` of the same symbol at or after `left[on]`."""
+    return left.sort(on).join_asof(
+        right.sort(key),
+        left_on=on,
+        right_on=key,
+        by="symbol",
+        strategy="forward",
+        coalesce=False,
+        check_sortedness=False,  # both were sorted just now
+    )
+
+
+def _outside(alerts: pl.DataFrame, events: pl.DataFrame, refractory_min: int) -> pl.DataFrame:
+    """Alerts that lie neither inside an event nor in its refractory time."""
+    last = alerts.sort("ts").join_asof(
+        events.sort("onset"), left_on="ts", right_on="onset", by="symbol", check_sortedness=False
+    )
+    inside = pl.col("ts") <= pl.col("end") + pl.duration(minutes=refractory_min)
+    return last.filter(~inside.fill_null(False)).select("symbol", "ts")
+
+
+def count_alarms(
+    alerts: pl.DataFrame,
+    events: pl.DataFrame,
+    *,
+    symbol_days: float,
+    horizon_min: int,
+    refractory_min: int,
+    lead_min: int = 1,
+) -> AlarmCount:
+    """Judge `alerts` (`symbol, ts`, one row per alerting minute) against `events` (`symbol, onset, end`).
+
+        hit   = event with an alert whose lead, onset - ts, lies in [lead_min, horizon_min] minutes
+        late  = no hit, but an alert with a smaller lead, or up to the event's end
+        false = episode (alerts closer than refractory_min are one) without an event whose onset lies in
+                [start, end + horizon_min]; alerts in [onset, end + refractory_min] of an event open no episode
+
+    Raises ValueError if `symbol_days` or `lead_min` is not positive.
+    """
+    if not (symbol_days > 0 and lead_min > 0):
+        raise ValueError(f"symbol_days and lead_min must be positive, were {symbol_days} and {lead_min}")
+    alerts, events = alerts.select("symbol", "ts"), events.select("symbol", "onset", "end")
+    reach = events.with_columns(reach=pl.col("onset") - pl.duration(minutes=horizon_min))
+    first = _next(reach, "reach", alerts, "ts").filter(pl.col("ts") <= pl.col("end"))
+    in_time = pl.col("ts") <= pl.col("onset") - pl.duration(minutes=lead_min)
+    hits = first.filter(in_time).height
+    runs = episodes(_outside(alerts, events, refractory_min), refractory_min)
+    ends = pl.col("end") + pl.duration(minutes=horizon_min)
+    followed = _next(runs, "start", events.select("symbol", "onset"), "onset").filter(pl.col("onset") <= ends)
+    return AlarmCount(
+        events=events.height,
+        hits=hits,
+        late=first.height - hits,
+        missed=events.height - first.height,
+        episodes=runs.height,
+        false_alarms=runs.height - followed.height,
+        symbol_days=symbol_days,
+    )

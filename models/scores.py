@@ -1,0 +1,155 @@
+"""From detector and early-warning model to one table of scores: who spoke, what they said, and why.
+
+Goes in: the feature matrix, the detector's rows, the model's rows (either may be absent).
+Comes out: `Scores`, one row per symbol and minute and one for the venue. Never a limit: those are the guardrails'.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import polars as pl
+
+from features.schema import Scores, polars_schema
+from features.words import sentence
+from models.detector import Detector
+from models.explain import reasons
+from models.warning import WarningModel
+
+KEY = ("venue", "symbol", "ts")
+INPUT_TABLES: Mapping[str, str] = {  # table -> the column of bars that is null while the table is missing
+    "trades": "close",
+    "book events": "cancels",
+    "book depth": "depth_bid_100bps_usd",
+    "mark": "mark",
+    "index": "index",
+    "funding": "funding_rate",
+    "open interest": "oi_usd",
+    "liquidations": "liqs",
+}
+_TOLD_MIN = 1.0  # a family with a surprise below 1 (p above 10 %) is no reason
+
+
+def missing_inputs(bars: pl.DataFrame) -> pl.DataFrame:
+    """`venue, symbol, ts, missing_inputs`: the tables without a usable value; null when all are there."""
+    names = [pl.when(pl.col(column).is_null()).then(pl.lit(table)) for table, column in INPUT_TABLES.items()]
+    text = pl.concat_str(names, separator=", ", ignore_nulls=True).replace("", None)
+    return bars.select(*KEY, missing_inputs=text)
+
+
+def detector_reasons(detected: pl.DataFrame, matrix: pl.DataFrame) -> pl.DataFrame:
+    """`venue, symbol, ts, lead_family, reasons` of the alerting rows of `Detector.score`.
+
+    Families with a surprise of at least 1, strongest first, each with its leading feature and what was seen:
+    "crowding 4.4 (basis_bps_5 = -31.2), thin_book 2.1 (amihud_score_15 = 6.3)".
+    """
+    alerts = detected.filter("alert")
+    families = [name.removeprefix("family_") for name in detected.columns if name.startswith("family_")]
+    parts = [
+        alerts.select(
+            *KEY,
+            family=pl.lit(family),
+            surprise=pl.col(f"family_{family}"),
+            feature=pl.col(f"lead_{family}").cast(pl.String),
+        )
+        for family in families
+    ]
+    features = [name for name in matrix.columns if name not in (*KEY, "known_at")]
+    seen = (
+        matrix.join(alerts.select(KEY), on=KEY, how="semi")
+        .unpivot(features, index=list(KEY), variable_name="feature", value_name="value")
+        .with_columns(pl.col("value").round_sig_figs(3).cast(pl.String))
+    )
+    evidence = pl.when(pl.col("value").is_null()).then(sentence("({})", "feature"))
+    found = evidence.otherwise(sentence("({} = {})", "feature", "value"))
+    told = sentence("{} {} {}", "family", pl.col("surprise").round(1), found)
+    return (
+        pl.concat(parts)
+        .filter(pl.col("surprise") >= _TOLD_MIN, pl.col("feature").is_not_null())
+        .join(seen, on=[*KEY, "feature"], how="left")
+        .sort(*KEY, "surprise", "family", descending=[False, False, False, True, False])
+        .group_by(KEY, maintain_order=True)
+        .agg(lead_family=pl.col("family").first(), reasons=told.str.join(", "))
+    )
+
+
+def _warned(matrix: pl.DataFrame, model: WarningModel | None, families: Mapping[str, str]) -> pl.DataFrame:
+    """The model's probabilities for every row, its alerts and, for those, its reasons."""
+    if model is None:
+        nothing = {"p_15m": pl.Float64, "p_60m": pl.Float64, "p_threshold": pl.Float64, "abstained": pl.Boolean}
+        return matrix.select(
+            *KEY,
+            *(pl.lit(None, dtype=dtype).alias(name) for name, dtype in nothing.items()),
+            model_alert=pl.lit(value=False),
+            model_family=pl.lit(None, dtype=pl.String),
+            model_reasons=pl.lit(None, dtype=pl.String),
+        )
+    predicted = model.predict(matrix).with_columns(p_threshold=pl.lit(model.threshold, dtype=pl.Float64))
+    alert = (pl.col("p_60m") >= pl.col("p_threshold")).fill_null(value=False)
+    predicted = predicted.with_columns(model_alert=alert)
+    hits = matrix.join(predicted.filter("model_alert").select(KEY), on=KEY, how="semi", maintain_order="left")
+    told = reasons(model, hits, families).rename({"lead_family": "model_family", "reasons": "model_reasons"})
+    return predicted.join(told, on=KEY, how="left").drop("missing_share")
+
+
+def _status(model: WarningModel | None, model_note: str) -> pl.Expr:
+    detector = (
+        pl.when(pl.col("in_reference"))
+        .then(pl.lit("reference period"))
+        .when(pl.col("anomaly").is_null())
+        .then(pl.lit("detector has no input"))
+        .otherwise(pl.lit("detector"))
+    )
+    if model is None:
+        return sentence("{}; {}", detector, pl.lit(model_note))
+    warning = (
+        pl.when(pl.col("symbol") == "*")
+        .then(pl.lit("model: highest symbol"))
+        .when(pl.col("abstained"))
+        .then(pl.lit("model abstains: inputs missing"))
+        .otherwise(pl.lit("model"))
+    )
+    return sentence("{}; {}", detector, warning)
+
+
+def compose(
+    matrix: pl.DataFrame,
+    bars: pl.DataFrame,
+    detector: Detector,
+    model: WarningModel | None,
+    families: Mapping[str, str],
+    *,
+    reference_end: datetime,
+    model_note: str,
+    detector_uri: str | None,
+    model_uri: str | None,
+) -> pl.DataFrame:
+    """Scores of every row of `matrix` and of the venue, sorted by symbol and ts.
+
+    Up to `reference_end` the detector is silent: it learned from these minutes. `model_note` says why there is no
+    model. The venue's probabilities are those of its most endangered symbol. A row's scores depend on its own minute.
+    """
+    detected = detector.score(matrix)
+    warned = _warned(matrix, model, families)
+    highest = warned.group_by("venue", "ts").agg(pl.col("p_15m", "p_60m", "p_threshold").max())
+    venue = highest.with_columns(symbol=pl.lit("*"), model_alert=(pl.col("p_60m") >= pl.col("p_threshold")))
+    both = detected.join(pl.concat([warned, venue], how="diagonal_relaxed"), on=KEY, how="left")
+    silent = pl.col("ts") <= reference_end
+    muted = both.with_columns(
+        in_reference=silent,
+        anomaly=pl.when(~silent).then("anomaly"),
+        alert=pl.col("alert") & ~silent,
+    )
+    told = detector_reasons(muted.select(detected.columns), matrix)
+    joined = muted.join(told, on=KEY, how="left").join(missing_inputs(bars), on=KEY, how="left")
+    scores = joined.with_columns(
+        status=_status(model, model_note),
+        alert=pl.col("alert") | pl.col("model_alert").fill_null(value=False),
+        lead_family=pl.coalesce("lead_family", "model_family"),
+        reasons=pl.concat_str(
+            pl.col("reasons"), pl.lit("model: ") + pl.col("model_reasons"), separator=" | ", ignore_nulls=True
+        ).replace("", None),
+        detector_uri=pl.lit(detector_uri, dtype=pl.String),
+        model_uri=pl.lit(model_uri, dtype=pl.String),
+    )
+    schema = polars_schema(Scores)
+    return scores.select(pl.col(name).cast(dtype) for name, dtype in schema.items()).sort("symbol", "ts")

@@ -1,0 +1,101 @@
+"""Metrics against hand arithmetic and against scikit-learn."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+
+from models.metrics import average_precision, average_precision_lift, brier, count_alarms, log_loss
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def at(*minutes: int) -> list[datetime]:
+    return [START + timedelta(minutes=minute) for minute in minutes]
+
+
+def alerts(*minutes: int, symbol: str = "A") -> pl.DataFrame:
+    return pl.DataFrame(
+        {"symbol": [symbol] * len(minutes), "ts": at(*minutes)},
+        schema={"symbol": pl.String, "ts": pl.Datetime("us", "UTC")},
+    )
+
+
+def events(*onset_end: tuple[int, int]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "symbol": ["A"] * len(onset_end),
+            "onset": at(*(o for o, _ in onset_end)),
+            "end": at(*(e for _, e in onset_end)),
+        },
+        schema={"symbol": pl.String, "onset": pl.Datetime("us", "UTC"), "end": pl.Datetime("us", "UTC")},
+    )
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=40))
+def test_average_precision_agrees_with_scikit_learn_also_on_ties(rows: list[tuple[bool, int]]) -> None:
+    happened, score = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
+    if happened.sum() == 0:
+        assert average_precision(happened, score) is None
+        return
+    assert average_precision(happened, score) == pytest.approx(average_precision_score(happened, score), abs=1e-12)
+
+
+def test_a_constant_score_has_a_lift_of_one() -> None:
+    happened = np.array([1.0, 0.0, 0.0, 1.0, 0.0])
+    assert average_precision_lift(happened, np.full(5, 0.3)) == pytest.approx(1.0)
+
+
+def test_brier_and_log_loss_of_a_certain_mistake() -> None:
+    wrong = (np.array([1.0]), np.array([0.0]))
+    assert brier(*wrong) == 1.0
+    assert log_loss(*wrong) == pytest.approx(15 * np.log(10))
+    assert brier(np.array([]), np.array([])) is None
+
+
+# One symbol, horizon 60, refractory 60, lead at least 1 minute. Event at minute 500, over at 510, refractory to 570.
+ALARMS = [
+    # alerts,          hits, late, missed, episodes, false   why
+    ((440,), (1, 0, 0, 1, 0), "lead 60 is the longest that counts"),
+    ((439,), (0, 0, 1, 1, 1), "lead 61 is too early: missed, and a false alarm"),
+    ((499,), (1, 0, 0, 1, 0), "lead 1 is the shortest that counts"),
+    ((500,), (0, 1, 0, 0, 0), "at the onset it is late, neither hit nor false alarm"),
+    ((510,), (0, 1, 0, 0, 0), "inside the event it is late"),
+    ((511,), (0, 0, 1, 0, 0), "after the event it neither warned nor counts, within the refractory time"),
+    ((571,), (0, 0, 1, 1, 1), "after the refractory time it is false"),
+    ((400, 455), (1, 0, 0, 1, 0), "55 minutes apart: one episode, and it ends within the horizon"),
+    ((380, 440), (1, 0, 0, 2, 1), "60 minutes apart: two episodes, the first one false"),
+    ((440, 505, 600), (1, 0, 0, 2, 1), "a hit, an alert inside, a false alarm afterwards"),
+    ((), (0, 0, 1, 0, 0), "silence misses"),
+]
+
+
+@pytest.mark.parametrize(("minutes", "expected", "why"), ALARMS, ids=[row[2] for row in ALARMS])
+def test_alarms_are_counted_as_by_hand(minutes: tuple[int, ...], expected: tuple[int, ...], why: str) -> None:
+    found = count_alarms(alerts(*minutes), events((500, 510)), symbol_days=2.0, horizon_min=60, refractory_min=60)
+    assert (found.hits, found.late, found.missed, found.episodes, found.false_alarms) == expected, why
+    assert found.hits + found.late + found.missed == found.events == 1
+    assert found.false_alarms_per_symbol_day == expected[4] / 2.0
+
+
+def test_an_alert_on_another_symbol_helps_nobody() -> None:
+    found = count_alarms(
+        alerts(480, symbol="B"), events((500, 510)), symbol_days=1.0, horizon_min=60, refractory_min=60
+    )
+    assert (found.hits, found.false_alarms) == (0, 1)
+
+
+def test_without_events_recall_is_unknown() -> None:
+    found = count_alarms(alerts(480), events(), symbol_days=1.0, horizon_min=60, refractory_min=60)
+    assert found.recall is None
+    assert found.false_alarms == 1
+
+
+def test_coverage_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="symbol_days"):
+        count_alarms(alerts(480), events(), symbol_days=0.0, horizon_min=60, refractory_min=60)
