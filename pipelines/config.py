@@ -2,9 +2,9 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipelines.errors import InputError
@@ -30,7 +30,6 @@ class DetectorConfig(Section):
 class WarningConfig(Section):
     """The supervised early-warning model."""
 
-    horizons_min: tuple[int, ...] = (15, 60)
     rounds: int = Field(200, ge=1, le=10_000)
     folds: int = Field(3, ge=2, le=20)
     embargo_min: int = Field(60, ge=0)
@@ -38,13 +37,7 @@ class WarningConfig(Section):
     missing_share_max: float = Field(
         0.5, ge=0, lt=1, description="abstain when more of the model's importance is missing"
     )
-    threads: int = Field(2, ge=1, le=256)
-
-    @model_validator(mode="after")
-    def _horizons_fit_the_score_table(self) -> Self:
-        if self.horizons_min != (15, 60):
-            raise ValueError(f"`horizons_min` must be [15, 60], was {list(self.horizons_min)}")
-        return self
+    threads: int = Field(1, ge=1, le=256)
 
 
 class LabelConfig(Section):

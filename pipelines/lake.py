@@ -10,15 +10,32 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-import dataframely as dy
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
+from features.catalogue import KEY, NAMES
 from features.schema import CANONICAL, Bars, IngestLog, Quarantine, Scores, Structure, polars_schema
+from guardrails.accounts import SCHEMA as ACCOUNT_DECISIONS
+from guardrails.decide import DECISIONS, LIMITS, STATE
 
-DERIVED: dict[str, type[dy.Schema]] = {"bars": Bars, "structure": Structure, "scores": Scores}
-BOOKKEEPING: dict[str, type[dy.Schema]] = {"quarantine": Quarantine, "ingest_log": IngestLog}
-SCHEMAS = CANONICAL | DERIVED | BOOKKEEPING
+FEATURES_SCHEMA = pl.Schema({name: polars_schema(Bars)[name] for name in KEY} | dict.fromkeys(NAMES, pl.Float64()))
+SCHEMAS: dict[str, pl.Schema] = {
+    **{name: polars_schema(schema) for name, schema in CANONICAL.items()},
+    "bars": polars_schema(Bars),
+    "structure": polars_schema(Structure),
+    "features": FEATURES_SCHEMA,
+    "scores": polars_schema(Scores),
+    "limits": pl.Schema(
+        dict(LIMITS)
+        | {"leverage_cap_hard": pl.Float64(), "leverage_cap_effective": pl.Float64(), "proposal": pl.String()}
+    ),
+    "decisions": pl.Schema(DECISIONS),
+    "account_decisions": pl.Schema(ACCOUNT_DECISIONS),
+    "guard_state": pl.Schema(STATE),
+    "quarantine": polars_schema(Quarantine),
+    "ingest_log": polars_schema(IngestLog),
+}
+_NOT_BY_VENUE = frozenset({"quarantine", "ingest_log"})
 
 
 def _utc(moment: datetime) -> str:
@@ -69,12 +86,12 @@ class Lake:
 
     def _create(self, table: str) -> None:
         self.path(table).mkdir(parents=True, exist_ok=True)
-        empty = pl.DataFrame(schema=polars_schema(SCHEMAS[table]))
+        empty = pl.DataFrame(schema=SCHEMAS[table])
         write_deltalake(self.path(table), empty, mode="ignore", partition_by=self._partition_by(table))
 
     @staticmethod
     def _partition_by(table: str) -> list[str] | None:
-        return None if table in BOOKKEEPING else ["venue"]
+        return None if table in _NOT_BY_VENUE else ["venue"]
 
     def scan(
         self,
@@ -86,7 +103,7 @@ class Lake:
     ) -> pl.LazyFrame:
         """Rows of `table` with `ts` in (start, end], in canonical types; an empty frame where the table is absent."""
         if not self.has(table):
-            return pl.LazyFrame(schema=polars_schema(SCHEMAS[table]))
+            return pl.LazyFrame(schema=SCHEMAS[table])
         frame = pl.scan_delta(str(self.path(table)))
         if venue is not None:
             frame = frame.filter(pl.col("venue") == venue)

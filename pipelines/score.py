@@ -1,0 +1,211 @@
+"""Step `score`: feature matrix, detector and early-warning model -> scores."""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from datetime import timedelta
+
+import polars as pl
+
+from features.catalogue import CATALOGUE_VERSION, FAMILY_OF, TAILS
+from features.schema import VENUE_WIDE, Scores
+from models.detector import Detector, fit_detector
+from models.scores import compose
+from models.thresholds import episodes
+from models.warning import WarningModel
+from pipelines.bars import build_bars, derivative_venues, venue_span
+from pipelines.config import Config
+from pipelines.errors import InputError
+from pipelines.lake import Lake
+from pipelines.matrix import LOOKBACK, build_features, read_matrix
+from pipelines.progress import Say, silent
+from pipelines.times import Interval
+from pipelines.tracking import Record, Registry, RegistryError
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    venue: str
+    interval: str
+    reference: str
+    rows: int
+    symbols: int
+    alerts: int  # episodes, symbols and venue together
+    venue_alerts: int
+    episodes: list[dict[str, str | int]]
+    threshold: float
+    venue_threshold: float
+    detector_uri: str | None
+    model_uri: str | None
+    notes: list[str]
+
+
+def prepare(lake: Lake, venue: str, interval: Interval, say: Say = silent) -> None:
+    """Bring bars and features of `interval` up to date, with the lookback that the lake can give."""
+    span = venue_span(lake, venue)
+    start = max(interval.start - LOOKBACK, min(span.start, interval.start))
+    build_bars(lake, venue, Interval(start, interval.end), say)
+    say(f"features {venue}")
+    build_features(lake, venue, interval)
+
+
+def reference_of(interval: Interval, config: Config, chosen: Interval | None) -> Interval:
+    """The period that defines normal: the chosen one, else the first `detector.reference_h` hours of the interval."""
+    if chosen is not None:
+        return chosen
+    end = interval.start + timedelta(hours=config.detector.reference_h)
+    if end >= interval.end:
+        raise InputError(
+            f"the interval is not longer than the reference period of {config.detector.reference_h:g} h",
+            where=str(interval),
+            mend="score a longer interval, or name the reference with --reference-from and --reference-to",
+        )
+    return Interval(interval.start, end)
+
+
+def _sha256(frame: pl.DataFrame) -> str:
+    buffer = io.BytesIO()
+    frame.write_ipc(buffer)
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def _fit(reference: pl.DataFrame, venue: str, span: Interval, config: Config) -> Detector:
+    try:
+        return fit_detector(
+            reference,
+            FAMILY_OF,
+            TAILS,
+            null_share_max=config.detector.null_share_max,
+            budget_per_symbol_day=config.detector.budget_episodes_per_symbol_day,
+            refractory_min=config.detector.refractory_min,
+        )
+    except ValueError as error:
+        raise InputError(
+            f"no detector can be fitted on the reference period of {venue} ({error})", where=str(span)
+        ) from None
+
+
+def fitted_detector(
+    lake: Lake, venue: str, span: Interval, config: Config, registry: Registry
+) -> tuple[Detector, str | None, list[str]]:
+    """The detector of this reference period: from the registry by alias, fitted and registered first where it is new.
+
+    A registry that does not answer costs the record, not the score: the detector is fitted here and a note says so.
+    """
+    reference = read_matrix(lake, venue, span)
+    tags = {
+        "venue": venue,
+        "reference": str(span),
+        "data_sha256": _sha256(reference),
+        "settings": config.detector.model_dump_json(),
+        "catalogue": str(CATALOGUE_VERSION),
+    }
+    alias = f"champion-{venue}"
+    try:
+        found = registry.load_detector(alias, tags)
+        if found is None:
+            detector = _fit(reference, venue, span, config)
+            uri = registry.log_detector(detector, reference, _record(detector, config, tags))
+            registry.set_alias(config.mlflow.detector_name, uri.rsplit("/", 1)[-1], alias)
+            found = registry.load_detector(alias, tags)
+    except RegistryError as error:
+        return _fit(reference, venue, span, config), None, [str(error)]
+    if found is None:
+        return _fit(reference, venue, span, config), None, ["another run moved the detector's alias meanwhile"]
+    return found[0], found[1], []
+
+
+def _record(detector: Detector, config: Config, tags: dict[str, str]) -> Record:
+    used = {norm.name: norm.family for norm in detector.norms}
+    return Record(
+        params=config.detector.model_dump() | {"features": len(used), "unused": len(detector.unused)},
+        metrics={"threshold": detector.threshold, "venue_threshold": detector.venue_threshold},
+        tags=tags,
+        artifacts={"features.txt": "\n".join(f"{family}: {name}" for name, family in used.items())},
+    )
+
+
+def champion(registry: Registry) -> tuple[WarningModel | None, str | None, str]:
+    """The early-warning champion, its address, and a note that says why there is none."""
+    try:
+        found = registry.load_warning()
+    except RegistryError as error:
+        return None, None, str(error)
+    if found is None:
+        return None, None, "no early-warning model registered"
+    return found[0], found[1], ""
+
+
+def _episodes(scores: pl.DataFrame, refractory_min: int) -> list[dict[str, str | int]]:
+    found = episodes(scores.filter("alert"), refractory_min)
+    opening = found.join(scores, left_on=["symbol", "start"], right_on=["symbol", "ts"], how="left")
+    minute = "%Y-%m-%dT%H:%MZ"
+    return opening.select(
+        "symbol",
+        pl.col("start", "end").dt.strftime(minute),
+        pl.col("alerts").cast(pl.Int64),
+        "lead_family",
+        "reasons",
+    ).to_dicts()
+
+
+def score_venue(
+    lake: Lake,
+    venue: str,
+    interval: Interval,
+    config: Config,
+    *,
+    reference: Interval | None = None,
+    say: Say = silent,
+) -> ScoreSummary:
+    """Score every minute of `interval`: prepare, fit or load, predict, write. Running it again gives the same rows."""
+    span = reference_of(interval, config, reference)
+    prepare(lake, venue, Interval(min(span.start, interval.start), interval.end), say)
+    registry = Registry(config.mlflow, lake.root)
+    say(f"detector {venue}")
+    detector, detector_uri, notes = fitted_detector(lake, venue, span, config, registry)
+    model, model_uri, model_note = champion(registry)
+    bars = lake.scan("bars", venue, interval.start, interval.end).collect()
+
+    say(f"scores {venue}")
+    scores = compose(
+        read_matrix(lake, venue, interval),
+        bars,
+        detector,
+        model,
+        FAMILY_OF,
+        reference_end=span.end,
+        model_note=model_note,
+        detector_uri=detector_uri,
+        model_uri=model_uri,
+    )
+
+    with lake.writer():
+        lake.replace("scores", Scores.validate(scores), venue, interval.start, interval.end)
+    found = _episodes(scores, config.detector.refractory_min)
+    return ScoreSummary(
+        venue=venue,
+        interval=str(interval),
+        reference=str(span),
+        rows=scores.height,
+        symbols=bars["symbol"].n_unique(),
+        alerts=len(found),
+        venue_alerts=sum(episode["symbol"] == VENUE_WIDE for episode in found),
+        episodes=found,
+        threshold=detector.threshold,
+        venue_threshold=detector.venue_threshold,
+        detector_uri=detector_uri,
+        model_uri=model_uri,
+        notes=[*notes, model_note] if model_note else notes,
+    )
+
+
+def venues_to_run(lake: Lake, venue: str | None) -> list[str]:
+    """The chosen venue, or every venue of the lake with a derivative. Raises InputError where there is none."""
+    known = derivative_venues(lake)
+    if venue is not None and venue not in known:
+        shown = ", ".join(known) or "none"
+        raise InputError("the lake holds no derivative of this venue", where=venue, mend=f"it holds: {shown}")
+    if not known:
+        raise InputError("the lake holds no derivative", where=lake.root, mend="run `cascadeguard ingest` first")
+    return known if venue is None else [venue]
