@@ -51,7 +51,7 @@ format: $(READY) ## rewrite the code in house format
 	$(BIN)/ruff check --fix .
 
 bench: $(READY) ## compare with the obvious alternatives, side by side in one run
-	$(BIN)/python -m pytest tests/bench --benchmark-only -q
+	$(BIN)/python -m pytest tests/bench/bench_*.py --benchmark-only -q --benchmark-columns=median,iqr,rounds
 
 clean: ## remove the environment, caches and demo output
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks .coverage htmlcov demo-lake
