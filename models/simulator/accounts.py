@@ -1,0 +1,155 @@
+"""Accounts: who they are (`Traits`), what they hold (`Ledger`), and how money moves when they trade.
+
+Every position of an account has the house as its counterparty, so the market is closed:
+
+    sum(qty) + house_qty = 0                                                          per symbol
+    sum(cash + isolated - cost) + house_cash + fund + fees + bad_debt = deposits      in dollars, `balance_usd`
+
+with `cost = qty * entry_price`. The house stands for the makers and for all flow that is not modelled account by
+account. `house_cash` is its cash after paying for its position; its equity is `house_cash + house_qty @ mark`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.simulator.settings import DAY_S, Bools, Floats, Ints, VenueSettings
+
+SYMBOLS_MAX = 3  # per account
+OWNERS_EVERY_S = 60  # owners look at the market once a minute at most; stops and margin are checked every step
+HASTE_LEVERAGE = 12.0  # who levers twice this acts twice as often
+STOP_SHARE = 0.4  # of owners who protect every position by a stop order, at a quarter to two thirds of its margin
+HOUSE_EQUITY_SHARE = 5.0  # the house starts with this many times the equity of all accounts
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What does not change about the accounts; arrays of length accounts."""
+
+    equity_usd: Floats  # what the owner means to keep at the venue
+    leverage: Floats  # target in calm markets
+    isolated: Bools
+    trend_weight: Floats
+    lean: Floats  # constant part of the view; positive is long
+    take_profit: Floats  # return on margin at which the owner closes
+    loss_share_max: Floats  # loss over cost at which a stop order closes; infinite for those who have none
+    action_share: Floats  # probability of a decision per minute in an ordinary regime
+    symbols: Ints  # (accounts, SYMBOLS_MAX), with repeats where there are fewer
+    symbol_count: Floats
+
+
+def draw_traits(settings: VenueSettings, rng: np.random.Generator) -> Traits:
+    """Draw the population."""
+    n = settings.accounts
+    symbols, count = _draw_symbols(n, len(settings.symbols), rng)
+    leverage = settings.leverage_median * np.exp(settings.leverage_log_sd * rng.standard_normal(n))
+    leverage = np.clip(leverage, 1.0, settings.leverage_max)
+    haste = np.clip(leverage / HASTE_LEVERAGE, 0.5, 3.0)
+    actions = settings.actions_account_day * haste * np.exp(0.5 * rng.standard_normal(n) - 0.125)
+    return Traits(
+        equity_usd=settings.equity_median_usd * np.exp(settings.equity_log_sd * rng.standard_normal(n)),
+        leverage=leverage,
+        isolated=rng.random(n) < settings.isolated_share,
+        trend_weight=settings.trend_following + 0.6 * rng.standard_normal(n),
+        lean=0.15 + 0.5 * rng.standard_normal(n),
+        take_profit=np.exp(0.6 * rng.standard_normal(n)),
+        loss_share_max=np.where(rng.random(n) < STOP_SHARE, rng.uniform(0.25, 0.7, n), np.inf) / leverage,
+        action_share=np.minimum(actions * OWNERS_EVERY_S / DAY_S, 1.0),
+        symbols=symbols,
+        symbol_count=count,
+    )
+
+
+def _draw_symbols(accounts: int, symbols: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
+    """One to three distinct symbols per account, those of low rank more often."""
+    keys = rng.random((accounts, symbols)) ** (1.0 + 0.4 * np.arange(symbols))
+    ranked = np.argsort(-keys, axis=1)[:, :SYMBOLS_MAX]
+    count = np.minimum(rng.choice([1, 2, 3], size=accounts, p=[0.5, 0.3, 0.2]), symbols)
+    column = np.arange(SYMBOLS_MAX) % count[:, None]
+    return np.take_along_axis(ranked, column, axis=1), count.astype(np.float64)
+
+
+class Ledger:
+    """Positions and money. Matrices are (accounts, symbols); `isolated` holds the margin locked to a position."""
+
+    def __init__(self, settings: VenueSettings, traits: Traits, rng: np.random.Generator) -> None:
+        shape = (settings.accounts, len(settings.symbols))
+        self.fee_taker = settings.fee_taker
+        self.traits = traits
+        self.qty, self.cost, self.isolated = (np.zeros(shape) for _ in range(3))
+        self.cash = traits.equity_usd * rng.uniform(0.5, 1.5, settings.accounts)
+        self.house_qty = np.zeros(shape[1])
+        self.house_cash = HOUSE_EQUITY_SHARE * float(self.cash.sum())
+        self.fund = settings.fund_account_usd * settings.accounts
+        self.fees, self.bad_debt = 0.0, 0.0
+        self.deposits = self.balance_usd()
+
+    def balance_usd(self) -> float:
+        """Money of everybody at cost; equals `deposits` but for rounding. Bad debt counts as money that is owed."""
+        accounts = float(self.cash.sum() + self.isolated.sum() - self.cost.sum())
+        return accounts + self.house_cash + self.fund + self.fees - self.bad_debt
+
+    def open_interest_base(self) -> Floats:
+        """Sum of the long positions, the house's included."""
+        return np.asarray(np.maximum(self.qty, 0.0).sum(axis=0) + np.maximum(self.house_qty, 0.0))
+
+    def crowding(self) -> Floats:
+        """Net over gross positions of the accounts, in [-1, 1]; 0 where there is none."""
+        gross = np.abs(self.qty).sum(axis=0)
+        return np.asarray(-self.house_qty / np.maximum(gross, 1e-12))
+
+    def deposit(self, account: Ints, usd: Floats) -> None:
+        """Money from outside (negative: to outside). `account` holds no repeats."""
+        self.cash[account] += usd
+        self.deposits += float(usd.sum())
+
+    def trade(self, account: Ints, symbol: Ints, dq: Floats, price: Floats) -> None:
+        """Fill `dq` (signed base units) against the house at `price`; pairs (account, symbol) hold no repeats.
+
+        The part that closes realises `closed * (price - entry)` into cash and frees its share of isolated margin; the
+        part that opens adds `opened * price` to the cost and, on an isolated account, locks `|opened| * price /
+        leverage`. The taker fee is paid from cash.
+        """
+        before = self.qty[account, symbol]
+        closed = np.where(before * dq < 0, np.sign(dq) * np.minimum(np.abs(dq), np.abs(before)), 0.0)
+        share = np.divide(-closed, before, out=np.zeros_like(dq), where=before != 0)
+        freed_cost, freed_margin = share * self.cost[account, symbol], share * self.isolated[account, symbol]
+        opened = dq - closed
+        locked = np.where(self.traits.isolated[account], np.abs(opened) * price / self.traits.leverage[account], 0.0)
+        self.qty[account, symbol] = before + dq
+        self.cost[account, symbol] += opened * price - freed_cost
+        self.isolated[account, symbol] += locked - freed_margin
+        fee = self.fee_taker * np.abs(dq) * price
+        gain = -closed * price - freed_cost + freed_margin - locked - fee
+        self.cash += np.bincount(account, weights=gain, minlength=self.cash.size)
+        self.fees += float(fee.sum())
+        self._house_takes(symbol, dq, price)
+
+    def _house_takes(self, symbol: Ints, dq: Floats, price: Floats) -> None:
+        self.house_qty -= np.bincount(symbol, weights=dq, minlength=self.house_qty.size)
+        self.house_cash += float((dq * price).sum())
+
+    def force(self, account: Ints, symbol: Ints, share: Floats, price: Floats) -> Floats:
+        """Close `share` in (0, 1] of positions against the house at `price`; returns each leg's pot in dollars.
+
+        The pot of an isolated leg is its margin plus its realised profit, of a cross leg its realised profit alone; it
+        is not booked: the caller says who gets it.
+        """
+        dq = -share * self.qty[account, symbol]
+        whole = share >= 1.0
+        cost, margin = self.cost[account, symbol], self.isolated[account, symbol]
+        freed = np.where(whole, cost, share * cost)
+        pot = -dq * price - freed + share * margin
+        self.qty[account, symbol] = np.where(whole, 0.0, self.qty[account, symbol] + dq)
+        self.cost[account, symbol] = np.where(whole, 0.0, cost - freed)
+        self.isolated[account, symbol] = np.where(whole, 0.0, (1 - share) * margin)
+        self._house_takes(symbol, dq, price)
+        return pot
+
+    def pay_funding(self, rate: Floats, mark: Floats) -> None:
+        """Longs pay `qty * mark * rate`, shorts receive it; an isolated position pays from its own margin first."""
+        due = self.qty * (mark * rate)
+        own = np.where(self.traits.isolated[:, None], np.minimum(due, self.isolated), 0.0)
+        self.isolated -= own
+        self.cash -= (due - own).sum(axis=1)
+        self.house_cash -= float(self.house_qty @ (mark * rate))

@@ -1,0 +1,273 @@
+"""The venue: one step after another, prices, makers, owners, marks, liquidations; and an hour of it as tables.
+
+No cascade is scheduled and none is marked. What exists is a rate of exogenous jumps, owners who lever up, makers who
+leave when it gets rough, and a rule that sells those who cannot pay.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+
+from features.schema import Instruments, polars_schema
+from models.simulator.accounts import OWNERS_EVERY_S, Ledger, draw_traits
+from models.simulator.behaviour import (
+    WORRY,
+    Orders,
+    Screen,
+    decide,
+    initial_orders,
+    move_deposits,
+    stop_orders,
+    worried_orders,
+)
+from models.simulator.book import ASK, BID, VISIBLE_BPS, Book
+from models.simulator.emit import Emitter
+from models.simulator.liquidation import Forced, liquidate, open_legs
+from models.simulator.margin import BREACHED, FINE, scan
+from models.simulator.prices import Prices, Shocks, draw_shocks
+from models.simulator.record import HourRecord
+from models.simulator.settings import (
+    HOUR_S,
+    Floats,
+    VenueSettings,
+    position_limits_usd,
+    start_prices_usd,
+    tick_usd,
+    tier_arrays,
+    tiers_of_rank,
+)
+
+IMPACT_KEPT = 0.8  # of an order's impact that is still there at the end of the step
+TAKER_SHARE = 0.5  # of the owners' net flow that crosses the spread; the rest waits as limit orders and is met
+ROUNDS = 2  # of liquidation within one step
+CHURN_SHARE = 0.005  # of the ordinary depth within 100 bps that unmodelled takers trade per 20 s, each way together
+DEPOSIT_EVERY_S = 300
+CHURN_LEAN = 0.5  # how strongly they follow the index
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One hour of exogenous dice; rows are steps."""
+
+    shocks: Shocks
+    makers: Floats  # moods of the makers, (steps, symbols, 2)
+    churn: Floats  # dollars of unmodelled takers, (steps, symbols, 2)
+
+
+class Venue:
+    """All state of one simulated venue; `run_hour` moves it by one hour."""
+
+    def __init__(self, settings: VenueSettings, seed: int) -> None:
+        population, world, owners, prints = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4))
+        self.settings = settings
+        self.world, self.owners = world, owners
+        self.prices, self.book = Prices(settings), Book(settings)
+        self.ledger = Ledger(settings, draw_traits(settings, population), population)
+        self.tiers = tier_arrays(settings)
+        self.leverage_max = 0.5 / self.tiers[0][0]
+        self.position_usd_max = position_limits_usd(settings)
+        self.half_spread = settings.half_spread_bps / 1e4
+        self.premium_sum, self.premium_steps = np.zeros(len(settings.symbols)), 0
+        self.emitter = Emitter(settings, prints)
+        self._open_market()
+
+    def _open_market(self) -> None:
+        """Give about half of the owners a position at the opening price."""
+        orders = initial_orders(self.ledger, self._screen(), self.owners)
+        price = self.prices.perp[orders.symbol]
+        self.ledger.trade(orders.account, orders.symbol, orders.dq, price)
+
+    def _screen(self) -> Screen:
+        prices = self.prices
+        depth = self.book.within_usd(100.0).min(axis=1)
+        return Screen(
+            prices.mark,
+            prices.trend,
+            prices.heat,
+            prices.unrest,
+            prices.premium,
+            self.leverage_max,
+            depth,
+            self.position_usd_max,
+        )
+
+    def run_hour(self, start: datetime) -> HourRecord:
+        """Simulate `(start, start + 1 h]`."""
+        steps, step_s = HOUR_S // self.settings.step_s, self.settings.step_s
+        shocks = draw_shocks(self.settings, steps, self.world)
+        makers = self.world.standard_normal((steps, len(self.settings.symbols), 2))
+        hour = Draws(shocks, makers, self._churn(shocks))
+        record = HourRecord(start, self.settings, steps)
+        for row in range(steps):
+            end = start + timedelta(seconds=(row + 1) * step_s)
+            self._step(hour, row, end, record)
+        return record
+
+    def _churn(self, shocks: Shocks) -> Floats:
+        """Dollars unmodelled takers hit bids and asks with, (steps, symbols, 2), before the market's activity."""
+        noise = self.world.standard_normal((2, *shocks.index.shape))
+        usd = CHURN_SHARE * self.settings.step_s / 20 * self.book.ordinary_usd[:, 0] * np.exp(0.8 * noise[0] - 0.32)
+        lean = 0.6 * np.tanh(CHURN_LEAN * shocks.index + 0.4 * noise[1])
+        return np.stack([usd * (1 - lean) / 2, usd * (1 + lean) / 2], axis=2)
+
+    def _step(self, hour: Draws, row: int, end: datetime, record: HourRecord) -> None:
+        prices, ledger, book = self.prices, self.ledger, self.book
+        hour_of_day = end.hour + end.minute / 60 + end.second / HOUR_S
+        prices.advance(hour.shocks, row, hour_of_day, ledger.crowding())
+        record.depth_before[row] = book.within_usd(VISIBLE_BPS)
+        book.requote(0.5 * np.log(prices.latent_var / prices.base_var) + 0.5 * np.log(prices.heat), hour.makers[row])
+        taken = hour.churn[row] * np.clip(prices.heat, 0.5, 4.0)[:, None]
+        taken = taken + self._owners_trade(self._passed(end, OWNERS_EVERY_S))
+        book.eat(taken)
+        record.taken[row] = taken + self._liquidate(row, record)
+        prices.settle_step()
+        if self._passed(end, DEPOSIT_EVERY_S):
+            move_deposits(ledger, DEPOSIT_EVERY_S, self.owners)
+        self._fund(end, record)
+        self._write(row, end, record)
+
+    def _passed(self, end: datetime, every_s: int) -> bool:
+        """Whether a multiple of `every_s` within the hour lies in the step that ends at `end`."""
+        second = end.minute * 60 + end.second
+        return second // every_s != (second - self.settings.step_s) // every_s
+
+    def _owners_trade(self, full_minute: bool) -> Floats:
+        """Execute stops and, on a full minute, decisions; returns dollars taken, (symbols, 2)."""
+        ledger, mark = self.ledger, self.prices.mark
+        seen = scan(ledger, mark, self.tiers, WORRY)
+        stopped = np.flatnonzero(seen.stopped)
+        taken = np.zeros((len(self.settings.symbols), 2))
+        if stopped.size:
+            taken += self._fill(stop_orders(ledger, mark, stopped), 1.0)
+        if full_minute:
+            orders = decide(ledger, self._screen(), seen.equity_usd, self.owners)
+            seen.health[orders.account] = FINE  # they have acted
+            worried = np.flatnonzero((seen.health != FINE) & ledger.qty.any(axis=1))
+            cuts = worried_orders(ledger, mark, worried, self.owners)
+            taken += self._fill(_both(orders, cuts), TAKER_SHARE)
+        return taken
+
+    def _fill(self, orders: Orders, taker_share: float) -> Floats:
+        """Fill orders at the middle of their net impact, half a spread worse; returns dollars taken."""
+        count, perp = len(self.settings.symbols), self.prices.perp
+        usd = orders.dq * perp[orders.symbol]
+        taken = np.stack(
+            [np.bincount(orders.symbol, np.maximum(sign * usd, 0.0), count) for sign in (-1.0, 1.0)], axis=1
+        )
+        net = taken[:, ASK] - taken[:, BID]
+        everything = slice(None)
+        rise = self.book.impact(everything, ASK, taker_share * np.maximum(net, 0.0))
+        fall = self.book.impact(everything, BID, taker_share * np.maximum(-net, 0.0))
+        side = np.sign(orders.dq) * self.half_spread
+        middle = (perp * np.exp((rise - fall) / 2))[orders.symbol]
+        self.ledger.trade(orders.account, orders.symbol, orders.dq, middle * (1 + side))
+        self.prices.push_by(IMPACT_KEPT * (rise - fall))
+        return np.asarray(taker_share * taken)
+
+    def _liquidate(self, row: int, record: HourRecord) -> Floats:
+        """Liquidate until nobody is below maintenance or the step is over; returns dollars taken, (symbols, 2)."""
+        taken = np.zeros((len(self.settings.symbols), 2))
+        for _ in range(ROUNDS):
+            mark = self.prices.mark
+            among = np.flatnonzero(scan(self.ledger, mark, self.tiers, WORRY).health == BREACHED)
+            if not among.size:
+                break
+            legs = open_legs(self.ledger, mark, self.tiers, among)
+            legs = legs.rows(legs.equity_usd < legs.maintenance_usd)
+            costs = {"half_spread": self.half_spread, "fee": self.settings.fee_liquidation}
+            forced = liquidate(self.ledger, self.book, self.prices.perp, legs, **costs)
+            record.forced.append((row, forced))
+            usd = self._forced_usd(forced)
+            self._press(usd)
+            taken += usd
+        return taken
+
+    def _forced_usd(self, forced: Forced) -> Floats:
+        count = len(self.settings.symbols)
+        usd = np.where(forced.adl, 0.0, forced.qty * self.prices.perp[forced.symbol])
+        return np.stack(
+            [np.bincount(forced.symbol, np.maximum(sign * usd, 0.0), count) for sign in (1.0, -1.0)], axis=1
+        )
+
+    def _press(self, usd: Floats) -> None:
+        """Move the price by what forced orders took from the book."""
+        everything = slice(None)
+        rise = self.book.impact(everything, ASK, usd[:, ASK])
+        fall = self.book.impact(everything, BID, usd[:, BID])
+        self.prices.push_by(IMPACT_KEPT * (rise + np.log1p(-np.minimum(fall, 0.5))))
+        self.book.eat(usd)
+
+    def _fund(self, end: datetime, record: HourRecord) -> None:
+        """Average the premium; settle funding where the interval ends."""
+        prices, interval_h = self.prices, self.settings.funding_interval_h
+        self.premium_sum = self.premium_sum + (prices.perp / prices.index - 1)
+        self.premium_steps += 1
+        if end.hour % interval_h or end.minute or end.second:
+            return
+        cap = self.settings.funding_rate_max
+        rate = np.clip(self.premium_sum / self.premium_steps * interval_h / 8, -cap, cap)
+        self.ledger.pay_funding(rate, prices.mark)
+        record.funding.append((end, rate))
+        self.premium_sum, self.premium_steps = np.zeros_like(rate), 0
+
+    def _write(self, row: int, end: datetime, record: HourRecord) -> None:
+        prices = self.prices
+        record.perp_before[row], record.perp[row] = prices.perp_before, prices.perp
+        record.mark[row], record.index[row] = prices.index + prices.basis_ema, prices.index
+        record.depth_after[row] = self.book.within_usd(VISIBLE_BPS)
+        record.heat[row] = prices.heat
+        record.oi_base[row] = self.ledger.open_interest_base()
+        if (end.minute * 60 + end.second) % self.settings.snapshot_s == 0:
+            record.take_snapshot(end, self.ledger, record.mark[row])
+
+
+def _both(first: Orders, second: Orders) -> Orders:
+    pairs = ((getattr(first, name), getattr(second, name)) for name in ("account", "symbol", "dq"))
+    return Orders(*(np.concatenate(pair) for pair in pairs))
+
+
+def simulate(settings: VenueSettings, seed: int, start: datetime, hours: int) -> Iterator[dict[str, pl.DataFrame]]:
+    """Yield one dict of canonical tables per simulated hour `(t, t + 1 h]`, `hours` of them from `start` on.
+
+    Keys: trades, book_events, book_depth, marks, funding, open_interest, liquidations, collateral, positions; a table
+    without rows in the hour is empty, not absent. Frames are sorted by symbol (or account) and ts. The first hours do
+    not depend on `hours`. Memory is flat in `hours`. Raises ValueError if `start` is not a full hour of UTC or `hours`
+    is negative.
+    """
+    if start.utcoffset() != timedelta(0) or (start.minute, start.second, start.microsecond) != (0, 0, 0):
+        raise ValueError(f"`start` must be a full hour of UTC, was {start.isoformat()}")
+    if not hours >= 0:
+        raise ValueError(f"`hours` must be at least 0, was {hours}")
+    return _hours(settings, seed, start.astimezone(UTC), hours)
+
+
+def _hours(settings: VenueSettings, seed: int, start: datetime, hours: int) -> Iterator[dict[str, pl.DataFrame]]:
+    venue = Venue(settings, seed)
+    for hour in range(hours):
+        yield venue.emitter.tables(venue.run_hour(start + timedelta(hours=hour)))
+
+
+def instruments(settings: VenueSettings, effective_from: datetime) -> pl.DataFrame:
+    """The venue's instruments: linear perpetuals settled in USDT, with tiers, fees and mark rule."""
+    count = len(settings.symbols)
+    rows = {
+        "venue": [settings.venue] * count,
+        "symbol": list(settings.symbols),
+        "effective_from": [effective_from] * count,
+        "base": [symbol.split("-")[0] for symbol in settings.symbols],
+        "quote": ["USDT"] * count,
+        "settlement": ["linear"] * count,
+        "contract_size": [1.0] * count,
+        "tick": tick_usd(start_prices_usd(settings)).tolist(),
+        "tiers": [tiers_of_rank(rank) for rank in range(count)],
+        "mark_rule": [f"index + EMA(mid - index, {settings.mark_ema_s:g} s)"] * count,
+        "path": ["market"] * count,
+        "fee_taker": [settings.fee_taker] * count,
+        "fee_liquidation": [settings.fee_liquidation] * count,
+        "haircut": [0.0] * count,
+        "spot_reference": [None] * count,
+    }
+    return pl.DataFrame(rows, schema=polars_schema(Instruments))
