@@ -1,5 +1,6 @@
 """Step `guard`: bars and policy -> limits, decisions, audit log; the model's wish enters last and only tightens."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,13 +12,13 @@ from typing import Any
 import polars as pl
 
 from guardrails.audit import GENESIS, chain, verify
-from guardrails.decide import Decided, decide, empty_state
+from guardrails.decide import RULES, Decided, decide, empty_state
 from guardrails.policy import LOOKBACK_MIN, Policy, PolicyError, parse_policy
 from guardrails.proposal import bounded
 from pipelines.bars import build_bars
 from pipelines.config import Config
 from pipelines.errors import InputError
-from pipelines.lake import Lake
+from pipelines.lake import SCHEMAS, Lake
 from pipelines.times import Interval
 
 
@@ -60,6 +61,36 @@ def _tiers(lake: Lake, venue: str) -> pl.DataFrame | None:
     return None if rows.is_empty() else rows
 
 
+def add_resets(lake: Lake, path: Path) -> int:
+    """Append a person's resets from a csv with `venue, symbol, ts, rule, by`; returns how many rows the file holds.
+
+    `symbol` may be `*`. A reset counts in its own minute and only once the rule's cool-down is over. The same file
+    counts once. Raises InputError for a missing file, column, or an unreadable row, and then appends nothing.
+    """
+    schema = SCHEMAS["resets"]
+    try:
+        raw = pl.read_csv(path, infer_schema=False)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise InputError(f"the resets cannot be read ({error})", where=path) from None
+    lacking = [name for name in schema.names() if name not in raw.columns]
+    if lacking:
+        raise InputError(f"the resets lack {', '.join(lacking)}", where=path, mend=f"columns: {', '.join(schema)}")
+    stamps = pl.col("ts").str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+    rows = raw.select(stamps if name == "ts" else pl.col(name).str.strip_chars() for name in schema.names())
+    bad = rows.with_row_index("line", offset=2).filter(
+        pl.any_horizontal(pl.all().is_null()) | ~pl.col("rule").is_in(list(RULES))
+    )
+    if bad.height:
+        raise InputError(
+            f"{bad.height} resets are not complete, the first in line {bad['line'][0]}",
+            where=path,
+            mend=f"every row needs a time with zone, a name in `by`, and a rule of: {', '.join(RULES)}",
+        )
+    with lake.writer():
+        lake.append("resets", rows, hashlib.sha256(path.read_bytes()).hexdigest())
+    return rows.height
+
+
 def wishes(scores: pl.DataFrame, limits: pl.DataFrame, ttl_min: int) -> pl.DataFrame:
     """What the model asks for: while it alerts, the hard leverage cap divided by anomaly / threshold.
 
@@ -93,6 +124,7 @@ def _decide(lake: Lake, venue: str, interval: Interval, policy: Policy) -> Decid
         positions=lake.scan("positions", venue, interval.start - lookback, interval.end).collect(),
         collateral=collateral,
         tiers=_tiers(lake, venue),
+        resets=lake.scan("resets", venue, interval.start, interval.end).collect(),
         state=before if before.height else empty_state(),
         since=interval.start,
     )

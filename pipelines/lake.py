@@ -14,7 +14,7 @@ import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from features.catalogue import KEY, NAMES
-from features.schema import CANONICAL, Bars, IngestLog, Quarantine, Scores, Structure, polars_schema
+from features.schema import CANONICAL, UTC_US, Bars, IngestLog, Quarantine, Scores, Structure, polars_schema
 from guardrails.accounts import SCHEMA as ACCOUNT_DECISIONS
 from guardrails.decide import DECISIONS, LIMITS, STATE
 
@@ -32,6 +32,9 @@ SCHEMAS: dict[str, pl.Schema] = {
     "decisions": pl.Schema(DECISIONS),
     "account_decisions": pl.Schema(ACCOUNT_DECISIONS),
     "guard_state": pl.Schema(STATE),
+    "resets": pl.Schema(
+        {"venue": pl.String(), "symbol": pl.String(), "ts": UTC_US, "rule": pl.String(), "by": pl.String()}
+    ),
     "quarantine": polars_schema(Quarantine),
     "ingest_log": polars_schema(IngestLog),
 }

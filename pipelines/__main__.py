@@ -1,0 +1,5 @@
+"""`python -m pipelines` is `cascadeguard`."""
+
+from pipelines.cli import main
+
+main()

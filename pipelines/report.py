@@ -1,0 +1,77 @@
+"""Step `report`: scores, limits and decisions of the lake -> one self-contained HTML page."""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.config import Config
+from pipelines.errors import InputError
+from pipelines.lake import Lake
+from pipelines.reporting.gather import gather
+from pipelines.reporting.page import render
+from pipelines.times import Interval
+
+
+@dataclass(frozen=True)
+class ReportSummary:
+    report: str
+    venues: tuple[str, ...]
+    interval: str
+    symbols_at_risk: int  # at the end of the interval
+    alerts: int  # episodes, symbols and venues together
+    decisions: int
+    bytes: int
+
+
+def default_path(lake: Lake, interval: Interval) -> Path:
+    """`<lake>/reports/cascadeguard-<from>-<to>.html`, times without colons.
+
+    >>> from pipelines.times import parse_interval
+    >>> default_path(Lake(Path("lake")), parse_interval("2025-10-10", "2025-10-11")).name
+    'cascadeguard-20251010T0000Z-20251011T0000Z.html'
+    """
+    start, end = (moment.strftime("%Y%m%dT%H%MZ") for moment in (interval.start, interval.end))
+    return lake.root / "reports" / f"cascadeguard-{start}-{end}.html"
+
+
+def _write(path: Path, text: str) -> int:
+    """Write beside `path` and move into place: a reader never sees half a page. Returns the size in bytes."""
+    content = text.encode()
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise InputError(
+            f"the report cannot be written ({error.strerror})", where=path, mend="name a file that can be, with --out"
+        ) from None
+    return len(content)
+
+
+def write_report(
+    lake: Lake, config: Config, venue: str | None, interval: Interval | None, out: Path | None
+) -> ReportSummary:
+    """Write the page of `venue` (None: every venue) over `interval` (None: all that is scored) to `out`.
+
+    Needs scores or limits, reads no clock: the same lake and settings give the same bytes.
+    Raises InputError where there is nothing to report or the file cannot be written.
+    """
+    material = gather(lake, venue, interval)
+
+    page = render(material, config)
+
+    path = default_path(lake, material.interval) if out is None else out
+    size = _write(path, page.text)
+    return ReportSummary(
+        report=str(path),
+        venues=material.venues,
+        interval=str(material.interval),
+        symbols_at_risk=page.symbols_at_risk,
+        alerts=page.alerts,
+        decisions=page.decisions,
+        bytes=size,
+    )

@@ -1,0 +1,294 @@
+"""How the report says things: numbers, times, and machine words in the words of a risk desk."""
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+NOTHING = "–"
+AGAINST_USUAL = "{:,.1f} sd above the usual"
+
+FAMILIES = {
+    "cancels": "order cancels",
+    "leverage": "leverage",
+    "crowding": "crowding",
+    "thin_book": "thin book",
+    "health": "data health",
+}
+
+# name without its window -> what it is about; how its value is said (or how a positive and a negative one is); from
+# the feature's value to the one that is said
+FEATURES: dict[str, tuple[str, str | tuple[str, str], Callable[[float], float]]] = {
+    "cancel_burst": ("cancel burst", "cancelled dollars " + AGAINST_USUAL, float),
+    "cancel_to_trade": ("cancels over trades", "{:,.1f} dollars cancelled per dollar traded", math.exp),
+    "net_fleeting": ("book emptying", "cancelled beyond added: {:,.2f} times the depth", float),
+    "cancel_side": ("one-sided cancels", "side of the cancels {:+.2f} (+1: bids leave)", float),
+    "oi_change": ("open interest", "open interest changed {:+.1f} %", lambda x: 100 * math.expm1(x)),
+    "oi_score": ("open interest", "change of open interest {:+,.1f} sd from the usual", float),
+    "oi_over_volume": ("open interest over volume", "open interest {:,.1f} times the volume", math.exp),
+    "oi_quadrant": ("who moves the price", "open-interest quadrant {:+.0f} (2: risk is added)", float),
+    "fuel_over_depth": ("fuel over depth", "forced flow of a 5 % move is {:,.2f} times the book", float),
+    "fuel_side": ("side of the fuel", "side that would be forced {:+.2f} (+1: longs)", float),
+    "leverage_p90": ("account leverage", "a tenth of the notional is levered above {:,.1f}×", float),
+    "leverage_change": ("account leverage", "leverage {:,.2f} times that before", math.exp),
+    "largest_account": ("largest account", "largest account holds {:.0f} %", lambda x: 100 * x),
+    "liq_over_volume": ("liquidations over volume", "liquidations {:.1f} % of trading", lambda x: 100 * math.expm1(x)),
+    "basis_bps": ("perp away from spot", ("perp {:,.0f} bps above spot", "perp {:,.0f} bps below spot"), float),
+    "basis_score": ("basis", "basis {:+,.1f} sd from the usual", float),
+    "funding_annual": ("funding", "funding {:+,.1f} % a year", lambda x: 100 * x),
+    "vol_ratio": ("volatility", "volatility {:,.1f} times the usual", math.exp),
+    "parkinson_ratio": ("price range", "price range {:,.1f} times the usual", math.exp),
+    "vol_score": ("volatility", "volatility " + AGAINST_USUAL, float),
+    "jump_share": ("jumps", "{:.0f} % of the volatility is jumps", lambda x: 100 * x),
+    "crowding_score": ("crowding", "crowding {:+.2f} (+1: longs)", float),
+    "basis_heat": ("heated basis", "heated basis {:+.2f} (+1: longs)", float),
+    "depth_drop": ("depth below usual", "depth is {:.0f} % of the usual", lambda x: 100 * math.exp(-x)),
+    "depth_drain": ("depth draining", "depth is {:.0f} % of that before", lambda x: 100 * math.exp(-x)),
+    "depth_imbalance": ("one-sided depth", "depth imbalance {:+.2f} (−1: bids thin)", float),
+    "touch_share": ("touch left", "{:.0f} % of the depth is at the touch", lambda x: 100 * x),
+    "amihud_score": ("price moves per dollar", "price move per dollar " + AGAINST_USUAL, float),
+    "range_score": ("price range per dollar", "price range per dollar " + AGAINST_USUAL, float),
+    "kyle_slope": ("price impact", "price impact {:,.0f} bps per √M USD", float),
+    "kyle_score": ("price impact", "price impact " + AGAINST_USUAL, float),
+    "trade_gap_share": ("trades lost", "{:.1f} % of the trades are lost", lambda x: 100 * x),
+    "latency_ratio": ("slow capture", "capture delay {:,.1f} times the usual", math.exp),
+    "book_still_s": ("frozen book", "book has stood still for {:,.0f} s", float),
+    "book_crossed": ("crossed book", "{:,.0f} crossed book rows refused", math.expm1),
+    "book_frozen": ("frozen book", "{:,.0f} frozen book rows refused", math.expm1),
+    "feed_stale": ("stale feed", "oldest feed is {:,.0f} s old", float),
+    "rows_refused": ("refused rows", "{:,.0f} rows refused", math.expm1),
+}  # fmt: skip
+
+RULES = {
+    "price_band": "price band, 5 min",
+    "price_band_hour": "price band, hour",
+    "price_halt": "price halt",
+    "mark_index_divergence": "mark away from index",
+    "depth_collapse": "depth collapse",
+    "stale_feed": "stale feed",
+    "leverage_cap": "leverage cap",
+    "exposure_cap": "exposure cap",
+    "account_ceiling": "account ceiling",
+    "none": "none",
+}
+ACTIONS = {"normal": "normal", "cautious": "cautious", "reduce_only": "reduce only", "halted": "halted"}
+KINDS = {  # state after the change -> what kind of news that is
+    "open": "observed breach",
+    "half_open": "on probation",
+    "missing": "input missing",
+    "tight": "cap below full",
+    "closed": "cleared",
+    "clear": "cleared",
+}
+REFUSALS = {
+    "crossed_book": "crossed (bid at or above ask)",
+    "frozen_book": "frozen (a side stood still to the last digit)",
+    "one_sided_book": "one-sided (a side of the book is empty)",
+    "non_monotone_depth": "depth that shrinks with distance",
+    "duplicate_key": "duplicates of another row",
+    "unknown_symbol": "of an unknown symbol",
+}
+PROPOSALS = {  # who put the cap in force below the hard one
+    "taken": "by alert",
+    "bounded": "by alert, bounded",
+}
+
+_PART = re.compile(r"(?P<family>\w+) (?P<strength>[+-]?\d+(?:\.\d+)?)(?: \((?P<evidence>[^()]*)\))?")
+_WINDOW = re.compile(r"_(?:\d+|now|s)$")
+
+
+def whole(count: float | None) -> str:
+    """
+    >>> whole(9690), whole(None)
+    ('9,690', '–')
+    """
+    return NOTHING if count is None else f"{count:,.0f}"
+
+
+def decimal(value: float | None, digits: int = 1) -> str:
+    """
+    >>> decimal(8.0419), decimal(None)
+    ('8.0', '–')
+    """
+    return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """
+    >>> percent(0.034), percent(0.0004), percent(None)
+    ('3 %', '<1 %', '–')
+    """
+    if share is None:
+        return NOTHING
+    return f"<{10**-digits:g} %" if 0 < share * 100 < 10**-digits / 2 else f"{share * 100:,.{digits}f} %"
+
+
+def times(ratio: float | None) -> str:
+    """
+    >>> times(2.0), times(1.7117), times(None)
+    ('2×', '1.7×', '–')
+    """
+    return NOTHING if ratio is None else f"{round(ratio, 1):g}×"
+
+
+def moment(ts: datetime | None, *, seconds: bool = False) -> str:
+    """
+    >>> moment(datetime(2025, 10, 10, 21, 12, tzinfo=UTC)), moment(datetime(2025, 10, 10, tzinfo=UTC), seconds=True)
+    ('2025-10-10 21:12Z', '2025-10-10 00:00:00Z')
+    """
+    if ts is None:
+        return NOTHING
+    return ts.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ" if seconds else "%Y-%m-%d %H:%MZ")
+
+
+def until(start: datetime, end: datetime, *, seconds: bool = False) -> str:
+    """The end of a span, without the date where it is that of the start.
+
+    >>> until(datetime(2025, 10, 10, 15, tzinfo=UTC), datetime(2025, 10, 10, 23, 59, tzinfo=UTC))
+    '23:59Z'
+    """
+    said = moment(end, seconds=seconds)
+    return said.split(" ")[1] if start.astimezone(UTC).date() == end.astimezone(UTC).date() else said
+
+
+def duration(seconds: float | None) -> str:
+    """
+    >>> [duration(s) for s in (7.0, 507.0, 3562.0, 40_000.0, None)]
+    ['7 s', '8 min 27 s', '59 min', '11 h 6 min', '–']
+    """
+    if seconds is None:
+        return NOTHING
+    whole_s = round(seconds)
+    if whole_s < 60:
+        return f"{whole_s} s"
+    minutes, rest = divmod(whole_s, 60)
+    if minutes < 10 and rest:
+        return f"{minutes} min {rest} s"
+    hours, left = divmod(minutes, 60)
+    return f"{minutes} min" if not hours else f"{hours} h {left} min"
+
+
+def amount(value: float | None, unit: str) -> str:
+    """A number of a decision with its unit.
+
+    >>> amount(0.0512, "share"), amount(303.6, "s"), amount(2.0, "x"), amount(10000.0, "USD"), amount(None, "s")
+    ('5.1 %', '304 s', '2×', '10,000 USD', '–')
+    """
+    if value is None:
+        return NOTHING
+    said = {"share": percent(value, 1), "s": f"{value:,.0f} s", "USD": f"{value:,.0f} USD", "x": times(value)}
+    return said.get(unit, f"{value:,.4g} {unit}")
+
+
+def limit(value: float | None, unit: str) -> str:
+    """A limit of a decision: what it allows.
+
+    >>> limit(0.0, "x of new positions"), limit(2.0, "x of new positions"), limit(5.0, "x"), limit(None, "x")
+    ('no new positions', 'new up to 2×', '5×', 'no limit')
+    """
+    if value is None:
+        return "no limit"
+    if unit != "x of new positions":
+        return amount(value, unit)
+    return f"new up to {times(value)}" if value > 0 else "no new positions"
+
+
+def joined(names: Iterable[str], most: int = 4) -> str:
+    """
+    >>> joined(["A"]), joined(["A", "B"]), joined(["A", "B", "C", "D", "E"], most=3)
+    ('A', 'A and B', 'A, B, C and 2 more')
+    """
+    every = list(names)
+    if len(every) > most:
+        return f"{', '.join(every[:most])} and {len(every) - most} more"
+    return every[0] if len(every) == 1 else f"{', '.join(every[:-1])} and {every[-1]}" if every else "none"
+
+
+def plural(count: int, word: str, many: str | None = None) -> str:
+    """
+    >>> plural(1, "symbol"), plural(1200, "symbol"), plural(2, "entry", "entries")
+    ('1 symbol', '1,200 symbols', '2 entries')
+    """
+    return f"{count:,} {word if count == 1 else many or word + 's'}"
+
+
+def spaced(name: str, known: dict[str, str]) -> str:
+    """The words of a machine word, else the word itself without underscores.
+
+    >>> spaced("price_halt", RULES), spaced("new_rule", RULES)
+    ('price halt', 'new rule')
+    """
+    return known.get(name, name.replace("_", " "))
+
+
+def feature(text: str) -> str:
+    """One piece of evidence, `name = value` or `name`, in words; what is not known stays as it is.
+
+    >>> feature("basis_bps_5 = -89.1"), feature("book_crossed_5"), feature("latency_ratio_5 = 1.17")
+    ('perp 89 bps below spot', 'crossed book', 'capture delay 3.2 times the usual')
+    >>> feature("new_thing_5 = 1")
+    'new thing 5 = 1'
+    """
+    name, _, value = text.partition(" = ")
+    known = FEATURES.get(_WINDOW.sub("", name)) or FEATURES.get(name)
+    if known is None:
+        return text.replace("_", " ")
+    about, said, convert = known
+    if not value:
+        return about
+    try:
+        number = convert(float(value))
+    except (ValueError, OverflowError):
+        return f"{about} = {value}"
+    return said.format(number) if isinstance(said, str) else said[number < 0].format(abs(number))
+
+
+def _parts(text: str, source: str) -> list[dict[str, Any]]:
+    found = [
+        {
+            "source": source,
+            "family": spaced(part["family"], FAMILIES),
+            "strength": part["strength"],
+            "text": feature(part["evidence"]) if part["evidence"] else "",
+        }
+        for part in _PART.finditer(text)
+    ]
+    return found or [{"source": source, "family": "", "strength": "", "text": text}]
+
+
+def reasons(text: str | None) -> list[dict[str, Any]]:
+    """The reasons of a score as rows of `source, family, strength, text`; a text of another form stays whole.
+
+    >>> reasons("crowding 11.2 (basis_bps_5 = -89.1), thin_book 4.0 | model: leverage +1.2")[0]["text"]
+    'perp 89 bps below spot'
+    >>> [(r["source"], r["family"]) for r in reasons("crowding 11.2 | model: leverage +1.2, thin_book +0.3")]
+    [('detector', 'crowding'), ('model', 'leverage'), ('model', 'thin book')]
+    """
+    if not text:
+        return []
+    rows: list[dict[str, Any]] = []
+    for part in text.split(" | "):
+        source = "model" if part.startswith("model: ") else "detector"
+        rows += _parts(part.removeprefix("model: "), source)
+    return rows
+
+
+def missing(fault: str) -> str:
+    """The input that a guardrail misses, under the name that scores use for its table; other faults as they are.
+
+    >>> missing("depth missing"), missing("price missing"), missing("depth stale")
+    ('book depth', 'trades', 'depth stale')
+    """
+    name = fault.removesuffix(" missing")
+    return fault if name == fault else {"depth": "book depth", "price": "trades"}.get(name, name)
+
+
+def without_clearing(reason: str | None) -> str:
+    """A guardrail's sentence without its last clause, which the page says apart.
+
+    >>> without_clearing("price moved -7.2 %; band is 5.0 %; clears after 10 min within 2.5 %")
+    'price moved -7.2 %; band is 5.0 %'
+    """
+    clauses = (reason or "").split("; ")
+    return "; ".join(clause for clause in clauses if not clause.startswith("clears after")) or NOTHING

@@ -1,0 +1,92 @@
+"""10 October 2025 through every step, and the same day cut off at a minute: nothing earlier may change."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from features.schema import CANONICAL
+from pipelines.config import Config
+from pipelines.guard import guard_venue
+from pipelines.ingest import ingest
+from pipelines.lake import Lake
+from pipelines.score import score_venue
+from pipelines.times import Interval, parse_time
+
+pytestmark = [pytest.mark.real_data, pytest.mark.slow, pytest.mark.xdist_group("real-day")]
+DAY = Interval(parse_time("2025-10-10T00:00Z"), parse_time("2025-10-11T00:00Z"))
+PERPS = ("AVAX", "DOT", "TRX", "WLD")  # a third of the day's symbols, so that the test stays quick
+OUTPUTS = ("scores", "limits", "decisions")
+VENUES = ("binance-coinm", "binance-usdm")
+CASCADE = parse_time("2025-10-10T21:12Z")
+
+
+def at(clock: str) -> object:
+    return parse_time(f"2025-10-10T{clock}Z")
+
+
+def run(lake: Lake, interval: Interval) -> None:
+    for venue in VENUES:
+        score_venue(lake, venue, interval, Config())
+        guard_venue(lake, venue, interval, Config())
+
+
+@pytest.fixture(scope="module")
+def day(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    lake = Lake(tmp_path_factory.mktemp("day") / "lake")
+    folder = real_data / "oct10-binance-coinm-trades"
+    perps = [path for path in sorted(folder.iterdir()) if any(f"_{name}USD_" in path.name for name in PERPS)]
+    spots = [path for path in sorted((real_data / "oct10-spot-trades").iterdir()) if any(p in path.name for p in PERPS)]
+    ingest("tardis", perps, lake, Config(), venue="binance-coinm")
+    ingest("tardis", [*spots, *(real_data / "oct10-spot-trades").glob("*BTCUSD*")], lake, Config(), role="spot")
+    ingest("binance-archive", [real_data / "oct10-binance-bookdepth"], lake, Config())
+    run(lake, DAY)
+    return lake
+
+
+def rows(lake: Lake, table: str, until: object) -> pl.DataFrame:
+    found = lake.scan(table).filter(pl.col("ts") <= until).collect()
+    return found.sort(found.columns[:4])
+
+
+@pytest.mark.parametrize("clock", ["14:57", "20:55", "21:16"])
+def test_cutting_the_day_off_changes_no_earlier_score_limit_or_decision(day: Lake, tmp_path: Path, clock: str) -> None:
+    cut = parse_time(f"2025-10-10T{clock}Z")
+    short = Lake(tmp_path / "short")
+    for table in (*(name for name in CANONICAL if day.has(name)), "quarantine"):
+        past = day.scan(table) if table == "instruments" else day.scan(table).filter(pl.col("ts") <= cut)
+        short.append(table, past.collect(), "past")
+    run(short, Interval(DAY.start, cut))
+    for table in OUTPUTS:
+        found = rows(short, table, cut)
+        assert found.height > 0
+        assert found.equals(rows(day, table, cut)), table
+
+
+def test_every_symbol_and_the_venue_alert_before_the_cascade(day: Lake) -> None:
+    before = pl.col("ts").is_between(CASCADE - timedelta(minutes=22), CASCADE, closed="left")
+    alerts = day.scan("scores", "binance-coinm").filter("alert", before).collect()
+    assert set(alerts["symbol"]) == {"*", *(f"{name}USD_PERP" for name in PERPS)}
+
+
+def test_the_reference_period_is_never_scored(day: Lake) -> None:
+    early = day.scan("scores").filter(pl.col("ts") <= at("12:00")).collect()
+    assert early.height > 0
+    assert early["anomaly"].null_count() == early.height
+
+
+def test_the_ghost_bid_is_refused_and_holds_no_depth_rule_closed(day: Lake) -> None:
+    refused = day.scan("quarantine").filter(pl.col("reason").str.contains("crossed_book")).collect()
+    assert refused.height == 9_690  # 969 snapshots of ten rows
+    assert refused["ts"].min() == at("15:30:42")
+    limits = day.scan("limits", "binance-usdm").filter(pl.col("ts") > at("17:00")).collect()
+    assert limits.height > 400
+    assert (limits["action"] != "normal").all()
+
+
+def test_breakers_trip_in_the_cascade(day: Lake) -> None:
+    opened = day.scan("decisions", "binance-coinm").filter(
+        pl.col("state_after") == "open", pl.col("ts").is_between(CASCADE, CASCADE + timedelta(minutes=15))
+    )  # fmt: skip
+    assert {"price_band", "mark_index_divergence", "price_halt"} <= set(opened.collect()["rule"])

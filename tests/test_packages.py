@@ -1,0 +1,36 @@
+"""The house itself: the packages are ours, light to import, and every package has its README."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("pipelines", "features", "models", "guardrails")
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_four_top_level_packages_are_ours(name: str) -> None:
+    assert importlib.import_module(name).__file__ == str(ROOT / name / "__init__.py")
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_package_says_what_goes_in_what_comes_out_and_what_it_never_does(name: str) -> None:
+    text = (ROOT / name / "README.md").read_text(encoding="utf-8").lower()
+    assert all(row in text for row in ("\n| in |", "\n| out |", "\n| never |")), name
+
+
+def test_the_command_line_starts_without_the_heavy_libraries() -> None:
+    """mlflow and lightgbm take seconds to import: `--help` must not wait for them."""
+    heavy = ["mlflow", "lightgbm", "sklearn", "polars", "plotly", "numba"]
+    code = f"import sys, pipelines.cli; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_package_registry_is_named_in_the_lock() -> None:
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert "://" not in text
+    assert "--index" not in text
