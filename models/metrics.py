@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 def average_precision(happened: Floats, score: Floats) -> float | None:
     """Sum over distinct scores, from the highest down, of precision times the gain in recall. Null without an event.
 
-    Ties are taken together, so a constant score earns exactly the prevalence.
+    Ties are taken together, infinite ones too, so a constant score earns exactly the prevalence.
 
     >>> average_precision(np.array([1.0, 0.0, 1.0, 0.0]), np.array([0.9, 0.8, 0.7, 0.1]))
     0.8333333333333333
@@ -24,7 +24,8 @@ def average_precision(happened: Floats, score: Floats) -> float | None:
     if not happened.sum() > 0:
         return None
     order = np.argsort(-score, kind="stable")
-    last_of_tie = np.append(np.flatnonzero(np.diff(score[order]) != 0), score.size - 1)
+    ordered = score[order]
+    last_of_tie = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), score.size - 1)
     hits = np.cumsum(happened[order])[last_of_tie]
     precision = hits / (last_of_tie + 1)
     return float(np.sum(precision * np.diff(hits, prepend=0.0)) / hits[-1])

@@ -11,6 +11,7 @@ import polars as pl
 from features.schema import CANONICAL, IngestLog, polars_schema
 from models.simulator import VenueSettings, instruments, simulate
 from pipelines.config import Config
+from pipelines.errors import InputError
 from pipelines.lake import Lake
 from pipelines.progress import Say, silent
 from pipelines.times import Interval
@@ -29,8 +30,12 @@ class SimulateSummary:
 
 
 def venue_settings(config: Config) -> VenueSettings:
+    """The simulator's settings; InputError lists what it refuses."""
     chosen = config.simulator
-    return VenueSettings(symbols=chosen.symbols, accounts=chosen.accounts, step_s=chosen.step_s)
+    try:
+        return VenueSettings(symbols=chosen.symbols, accounts=chosen.accounts, step_s=chosen.step_s)
+    except ValueError as error:
+        raise InputError(f"the simulator refuses its settings ({error})", mend="see `[simulator]`") from None
 
 
 def _days(hours: Iterator[dict[str, pl.DataFrame]]) -> Iterator[dict[str, pl.DataFrame]]:

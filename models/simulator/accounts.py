@@ -89,14 +89,9 @@ class Ledger:
         accounts = float(self.cash.sum() + self.isolated.sum() - self.cost.sum())
         return accounts + self.house_cash + self.fund + self.fees - self.bad_debt
 
-    def open_interest_base(self) -> Floats:
-        """Sum of the long positions, the house's included."""
-        return np.asarray(np.maximum(self.qty, 0.0).sum(axis=0) + np.maximum(self.house_qty, 0.0))
-
-    def crowding(self) -> Floats:
-        """Net over gross positions of the accounts, in [-1, 1]; 0 where there is none."""
-        gross = np.abs(self.qty).sum(axis=0)
-        return np.asarray(-self.house_qty / np.maximum(gross, 1e-12))
+    def gross_base(self) -> Floats:
+        """Sum of the accounts' positions without their signs. With the house's it is twice the open interest."""
+        return np.asarray(np.abs(self.qty).sum(axis=0))
 
     def deposit(self, account: Ints, usd: Floats) -> None:
         """Money from outside (negative: to outside). `account` holds no repeats."""

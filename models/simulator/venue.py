@@ -73,6 +73,7 @@ class Venue:
         self.premium_sum, self.premium_steps = np.zeros(len(settings.symbols)), 0
         self.emitter = Emitter(settings, prints)
         self._open_market()
+        self.gross_base = self.ledger.gross_base()
 
     def _open_market(self) -> None:
         """Give about half of the owners a position at the opening price."""
@@ -116,7 +117,7 @@ class Venue:
     def _step(self, hour: Draws, row: int, end: datetime, record: HourRecord) -> None:
         prices, ledger, book = self.prices, self.ledger, self.book
         hour_of_day = end.hour + end.minute / 60 + end.second / HOUR_S
-        prices.advance(hour.shocks, row, hour_of_day, ledger.crowding())
+        prices.advance(hour.shocks, row, hour_of_day, self._crowding())
         record.depth_before[row] = book.within_usd(VISIBLE_BPS)
         book.requote(0.5 * np.log(prices.latent_var / prices.base_var) + 0.5 * np.log(prices.heat), hour.makers[row])
         taken = hour.churn[row] * np.clip(prices.heat, 0.5, 4.0)[:, None]
@@ -127,7 +128,12 @@ class Venue:
         if self._passed(end, DEPOSIT_EVERY_S):
             move_deposits(ledger, DEPOSIT_EVERY_S, self.owners)
         self._fund(end, record)
+        self.gross_base = ledger.gross_base()
         self._write(row, end, record)
+
+    def _crowding(self) -> Floats:
+        """Net over gross positions of the accounts, in [-1, 1]; 0 where there is none."""
+        return np.asarray(-self.ledger.house_qty / np.maximum(self.gross_base, 1e-12))
 
     def _passed(self, end: datetime, every_s: int) -> bool:
         """Whether a multiple of `every_s` within the hour lies in the step that ends at `end`."""
@@ -219,7 +225,7 @@ class Venue:
         record.mark[row], record.index[row] = prices.index + prices.basis_ema, prices.index
         record.depth_after[row] = self.book.within_usd(VISIBLE_BPS)
         record.heat[row] = prices.heat
-        record.oi_base[row] = self.ledger.open_interest_base()
+        record.oi_base[row] = (self.gross_base + np.abs(self.ledger.house_qty)) / 2
         if (end.minute * 60 + end.second) % self.settings.snapshot_s == 0:
             record.take_snapshot(end, self.ledger, record.mark[row])
 

@@ -4,9 +4,8 @@
   const plots = [...document.querySelectorAll(".plot")];
   const config = {
     responsive: true,
-    displaylogo: false,
+    displayModeBar: false, // it would cover the last hour; drag to zoom, double-click to go back
     doubleClick: "reset",
-    modeBarButtonsToRemove: ["lasso2d", "select2d", "pan2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
   };
   const PRINT_WIDTH_PX = 1000;
   const TICK_PX = 64;

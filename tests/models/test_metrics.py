@@ -99,3 +99,12 @@ def test_without_events_recall_is_unknown() -> None:
 def test_coverage_must_be_positive() -> None:
     with pytest.raises(ValueError, match="symbol_days"):
         count_alarms(alerts(480), events(), symbol_days=0.0, horizon_min=60, refractory_min=60)
+
+
+def test_infinite_scores_are_ties_like_any_other() -> None:
+    """A baseline gives -inf to minutes it knows nothing of; inf - inf is not zero, and split that tie by row order."""
+    score = np.array([1.0, -np.inf, -np.inf, -np.inf])
+    for place in (1, 2, 3):
+        happened = np.zeros(4)
+        happened[place] = 1.0
+        assert average_precision(happened, score) == pytest.approx(1 / 4)

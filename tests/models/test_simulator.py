@@ -131,6 +131,22 @@ def test_positions_cancel_out_and_open_interest_is_what_the_longs_hold(day: dict
     np.testing.assert_allclose(last.oi_base[-1], final["long"].to_numpy(), rtol=1e-9)
 
 
+def test_snapshots_hold_what_the_venue_itself_computes_equity_from() -> None:
+    venue = Venue(ROUGH, 5)
+    tables, mark = venue.emitter.tables(venue.run_hour(START)), venue.prices.index + venue.prices.basis_ema
+    prices = pl.DataFrame({"symbol": ROUGH.symbols, "mark": mark})
+    last = [tables[name].filter(pl.col("ts") == START + timedelta(hours=1)) for name in ("positions", "collateral")]
+    profit = (pl.col("qty") * (pl.col("mark") - pl.col("entry_price")) + pl.col("isolated_margin").fill_null(0.0)).sum()
+    legs = last[0].join(prices, on="symbol").group_by("account").agg(profit=profit)
+    seen = last[1].join(legs, on="account", how="left").sort("account")
+    assert seen["profit"].null_count() == 0
+    assert seen.height == legs.height > 50
+    rows = [int(name[1:]) for name in seen["account"][:-1]]
+    mine = scan(venue.ledger, mark, venue.tiers, 2.0).equity_usd[rows]
+    np.testing.assert_allclose((seen["amount"] + seen["profit"]).to_numpy()[:-1], mine, rtol=1e-9)
+    assert seen["account"][-1] == "house"
+
+
 def test_depth_is_cumulative_and_follows_the_shape_of_the_book(day: dict[str, pl.DataFrame]) -> None:
     wide = day["book_depth"].pivot(on="band_bps", index=["symbol", "ts", "side"], values="depth_usd")
     assert wide.height == 2 * 2 * HOURS * 60
@@ -181,8 +197,10 @@ def test_money_is_conserved_through_liquidations_funding_bad_debt_and_deleveragi
     assert paths == {False, True}
 
 
-def test_nobody_above_maintenance_margin_is_liquidated() -> None:
-    fills = [fill for record in records(Venue(ROUGH, 5), HOURS) for _, fill in record.forced]
+@pytest.mark.parametrize("isolated_share", [0.0, 1.0])
+def test_nobody_above_maintenance_margin_is_liquidated(isolated_share: float) -> None:
+    rough = replace(ROUGH, isolated_share=isolated_share, actions_account_day=30.0)
+    fills = [fill for record in records(Venue(rough, 5), HOURS) for _, fill in record.forced]
     equity = np.concatenate([fill.equity_usd for fill in fills])
     maintenance = np.concatenate([fill.maintenance_usd for fill in fills])
     assert equity.size > 10
@@ -215,6 +233,15 @@ def test_trades_realise_profit_by_hand_arithmetic() -> None:
     trade(ledger, 0, -25.0, 95.0)  # closes 15: 15 * (95 - 105) = -150; opens 10 short at 95
     assert (ledger.qty[0, 0], ledger.cost[0, 0], ledger.cash[0]) == (-10.0, -950.0, 930.0)
     assert ledger.house_qty[0] == 10.0
+    assert ledger.balance_usd() == pytest.approx(ledger.deposits)
+
+
+def test_two_positions_of_one_account_may_trade_in_one_call() -> None:
+    ledger = one_account()
+    both, symbols = np.array([0, 0]), np.array([0, 1])
+    ledger.trade(both, symbols, np.array([10.0, -10.0]), np.array([100.0, 50.0]))
+    ledger.trade(both, symbols, np.array([-10.0, 10.0]), np.array([101.0, 47.0]))  # 10 and 30 of profit
+    assert ledger.cash[0] == pytest.approx(1_040.0)
     assert ledger.balance_usd() == pytest.approx(ledger.deposits)
 
 
@@ -320,6 +347,7 @@ def test_what_does_not_fit_into_the_book_waits() -> None:
     _, qty, _, _ = forced_from(ledger, book, 100.0)
     assert qty[0] * 100.0 == pytest.approx(book.within_usd(REACH_BPS)[0, BID])
     assert ledger.qty[0, 0] == pytest.approx(1_000.0 - qty[0])
+    assert ledger.cost[0, 0] == pytest.approx(100.0 * ledger.qty[0, 0])
 
 
 def test_with_an_empty_fund_a_bankrupt_position_goes_to_the_house_at_its_bankruptcy_price() -> None:

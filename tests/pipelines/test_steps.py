@@ -10,7 +10,7 @@ import pytest
 
 from features.schema import CANONICAL, Scores
 from pipelines.bars import build_bars
-from pipelines.config import Config
+from pipelines.config import Config, SimulatorConfig
 from pipelines.doctor import doctor_sentence, examine
 from pipelines.errors import InputError
 from pipelines.guard import add_resets, audit_path, explain_decision, explain_sentence, guard_venue, verify_audit
@@ -18,7 +18,7 @@ from pipelines.labels import label_events
 from pipelines.lake import Lake
 from pipelines.matrix import build_features
 from pipelines.score import score_venue
-from pipelines.simulate import simulate_venue
+from pipelines.simulate import simulate_venue, venue_settings
 from pipelines.times import Interval
 from tests.pipelines.conftest import World
 
@@ -38,6 +38,11 @@ def test_every_table_of_the_simulator_reaches_the_lake(world: World) -> None:
     log = world.lake.scan("ingest_log").collect()
     assert log["rows_accepted"].sum() == world.simulated.rows
     assert sum(world.lake.scan(table).collect().height for table in CANONICAL) == world.simulated.rows
+
+
+def test_settings_that_the_simulator_refuses_are_named() -> None:
+    with pytest.raises(InputError, match="`step_s` must divide 3600"):
+        venue_settings(Config(simulator=SimulatorConfig(step_s=7)))
 
 
 def test_scores_are_complete_and_the_reference_is_silent(world: World) -> None:
