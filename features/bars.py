@@ -2,7 +2,7 @@
 
 Every function is one symbol's lazy plan. A bar at `t` holds the events with `ts` in `(t - 60 s, t]`; a slow series
 joins as of `known_at <= t`, its last value carried for at most its `MAX_AGE_S`. Because nothing is carried further than
-that, a run that starts at `t` needs only the `LOOKBACK_S` before it to give the same rows as a run over all history.
+that, a run that starts at `t` needs only so much of each table before it to give the rows of a run over all history.
 """
 
 from collections.abc import Mapping
@@ -22,13 +22,12 @@ MAX_AGE_S: Mapping[str, int] = {
     "open_interest": 21_600,
     "funding": 86_400,
 }
-LOOKBACK_S = max(MAX_AGE_S.values())
 _US = 1_000_000
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The canonical rows of one symbol with `ts` in `(start - LOOKBACK_S, end]`, and since when each table has rows.
+    """The canonical rows of one symbol from its `MAX_AGE_S` before the start on, and since when each table has rows.
 
     `first_seen[table]` is the earliest `ts` the lake holds for this symbol: from then on a silent minute counts as
     zero, before it as null. `spot` holds the trades of the spot market that stands for the index, named `spot_name`.

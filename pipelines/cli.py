@@ -212,14 +212,12 @@ def features(
     as_json: JsonOption = False,
 ) -> None:
     """Build bars and compute every feature of the catalogue."""
-    from pipelines.matrix import build_features
     from pipelines.score import prepare
 
     summaries = []
     with progress("features") as say:
         for store, name, span, _ in _each_venue(config, lake, venue, start, end):
-            prepare(store, name, span, say)
-            summaries.append(build_features(store, name, span))
+            summaries.append(prepare(store, name, span, say))
     _emit_venues(summaries, as_json, lambda s: f"{s.venue}: {s.features} features of {s.rows:,} bars, {s.interval}")
 
 

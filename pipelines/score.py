@@ -1,7 +1,5 @@
 """Step `score`: feature matrix, detector and early-warning model -> scores."""
 
-import hashlib
-import io
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -17,10 +15,11 @@ from pipelines.bars import build_bars, derivative_venues, venue_span
 from pipelines.config import Config
 from pipelines.errors import InputError
 from pipelines.lake import Lake
-from pipelines.matrix import LOOKBACK, build_features, read_matrix
+from pipelines.matrix import LOOKBACK, FeaturesSummary, build_features, read_matrix
 from pipelines.progress import Say, silent
 from pipelines.times import Interval
 from pipelines.tracking import Record, Registry, RegistryError
+from pipelines.train import data_sha256
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,13 @@ class ScoreSummary:
     notes: list[str]
 
 
-def prepare(lake: Lake, venue: str, interval: Interval, say: Say = silent) -> None:
+def prepare(lake: Lake, venue: str, interval: Interval, say: Say = silent) -> FeaturesSummary:
     """Bring bars and features of `interval` up to date, with the lookback that the lake can give."""
     span = venue_span(lake, venue)
     start = max(interval.start - LOOKBACK, min(span.start, interval.start))
     build_bars(lake, venue, Interval(start, interval.end), say)
     say(f"features {venue}")
-    build_features(lake, venue, interval)
+    return build_features(lake, venue, interval)
 
 
 def reference_of(interval: Interval, config: Config, chosen: Interval | None) -> Interval:
@@ -61,12 +60,6 @@ def reference_of(interval: Interval, config: Config, chosen: Interval | None) ->
             mend="score a longer interval, or name the reference with --reference-from and --reference-to",
         )
     return Interval(interval.start, end)
-
-
-def _sha256(frame: pl.DataFrame) -> str:
-    buffer = io.BytesIO()
-    frame.write_ipc(buffer)
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 def _fit(reference: pl.DataFrame, venue: str, span: Interval, config: Config) -> Detector:
@@ -96,7 +89,7 @@ def fitted_detector(
     tags = {
         "venue": venue,
         "reference": str(span),
-        "data_sha256": _sha256(reference),
+        "data_sha256": data_sha256(reference),
         "settings": config.detector.model_dump_json(),
         "catalogue": str(CATALOGUE_VERSION),
     }
