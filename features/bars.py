@@ -1,53 +1,73 @@
-"""One-minute bars of one symbol: events in, one row per minute out.
+"""Bars of one symbol: events in, one row per interval out.
 
-Every function is one symbol's lazy plan. A bar at `t` holds the events with `ts` in `(t - 60 s, t]`; a slow series
-joins as of `known_at <= t`, its last value carried for at most its `MAX_AGE_S`. Because nothing is carried further than
-that, a run that starts at `t` needs only so much of each table before it to give the rows of a run over all history.
+A bar at `t` holds the events with `ts` in `(t - bar_s, t]`; a slow series joins as of `max(ts, known_at) <= t`, its
+last value carried for at most its `MAX_AGE_S`. Because nothing is carried further than that, a run that starts at `t`
+needs only so much of each table before it to give the rows of a run over all history. The streams of events are read
+in constant memory (`flows.py`); what they leave, one row per bar, and the slow series are joined in polars.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import polars as pl
 
-from features.schema import DEPTH_BANDS_BPS, UTC_US, Bars, polars_schema
+from features.flows import Grid, book_flows, gap_flows, grid_of, last_known, trade_flows
+from features.schema import CANONICAL, DEPTH_BANDS_BPS, UTC_US, Bars, Quarantine, polars_schema
 
 BAR_S = 60
 MAX_AGE_S: Mapping[str, int] = {
     "trades": 3_600,
+    "candles": 3_600,
     "spot": 3_600,
+    "quotes": 3_600,  # a feed of changes says nothing while nothing changes
     "book_depth": 3_600,
+    "book_levels": 3_600,
     "marks": 3_600,
     "open_interest": 21_600,
     "funding": 86_400,
 }
+# How far before a bar each table is read, and thus how far on a late row is felt. Depth: a value of an hour ago may
+# have stood still for an hour more, and to know that takes the row before.
+LOOKBACK_S: Mapping[str, int] = {**MAX_AGE_S, "book_depth": 10_800}
+STILL_S_MAX = 3_600
+SIDES = ("bid", "ask")
+NEAR = tuple(f"{event}_{side}_{band}bps" for event in ("add", "cancel") for band in DEPTH_BANDS_BPS for side in SIDES)
 _US = 1_000_000
+_DOLLAR = 1_000_000  # in micro-dollars
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The canonical rows of one symbol from its `MAX_AGE_S` before the start on, and since when each table has rows.
+    """The rows of one symbol from `LOOKBACK_S` before the start on, and since when each table has rows.
 
-    `first_seen[table]` is the earliest `ts` the lake holds for this symbol: from then on a silent minute counts as
-    zero, before it as null. `spot` holds the trades of the spot market that stands for the index, named `spot_name`.
+    A table that is not among `tables` is absent. `trades`, `book_events`, `quotes`, `book_levels` and `spots` come in
+    the order of their keys, with canonical or stored columns (`flows.py`); the others in any order.
+    `first_seen[table]` is the earliest `ts` the lake holds for this symbol: from then on a silent bar counts as
+    zero, before it as null. `spots` holds the trades of the spot markets that stand for the index, first choice first.
     """
 
     tables: Mapping[str, pl.LazyFrame]
     first_seen: Mapping[str, datetime]
-    spot: pl.LazyFrame
-    spot_name: str | None
+    spots: Mapping[str, pl.LazyFrame] = field(default_factory=dict)
+
+    def rows(self, table: str) -> pl.LazyFrame:
+        """The rows of `table`, none where it is absent."""
+        if table in self.tables:
+            return self.tables[table]
+        schema = Quarantine if table == "quarantine" else CANONICAL[table]
+        return pl.LazyFrame(schema=polars_schema(schema))
 
 
-def bar_end(column: str) -> pl.Expr:
-    """End of the minute `(t - 60 s, t]` that holds a time stamp.
+def bar_end(column: str, bar_s: int = BAR_S) -> pl.Expr:
+    """End of the interval `(t - bar_s, t]` that holds a time stamp.
 
     >>> from datetime import datetime, timezone
     >>> stamps = [datetime(2025, 1, 1, 0, 1, 0, us, tzinfo=timezone.utc) for us in (0, 1)]
     >>> pl.DataFrame({"ts": stamps}).select(bar_end("ts")).to_series().dt.minute().to_list()
     [1, 2]
     """
-    step = BAR_S * _US
+    step = bar_s * _US
     return (((pl.col(column).dt.epoch("us") + (step - 1)) // step) * step).cast(UTC_US)
 
 
@@ -64,65 +84,87 @@ def _usd(expr: pl.Expr) -> pl.Expr:
     return expr.round().cast(pl.Int64)
 
 
+def _whole(micro: str | pl.Expr) -> pl.Expr:
+    """Whole dollars of micro-dollars, halves up."""
+    column = pl.col(micro) if isinstance(micro, str) else micro
+    return (column + _DOLLAR // 2) // _DOLLAR
+
+
 def _usd_sum(expr: pl.Expr) -> pl.Expr:
     """Whole dollars of a sum that is exact in micro-dollars: a float sum depends on the order of its terms."""
-    micro = (expr * 1e6).round().cast(pl.Int64).sum()
-    return (micro + 500_000) // 1_000_000
+    return _whole((expr * 1e6).round().cast(pl.Int64).sum())
 
 
-def trade_bars(trades: pl.LazyFrame) -> pl.LazyFrame:
-    """Prices, signed volume, id gaps and capture latency per minute; only minutes that hold trades."""
-    number = pl.col("trade_id").cast(pl.Int64, strict=False)
-    usd = pl.col("notional_usd")
-    return (
-        trades.with_columns(number=number)
-        .sort("ts", "number", "trade_id")
-        .with_columns(
-            bar=bar_end("ts"),
-            missing=(pl.col("number").diff() - 1).clip(lower_bound=0),
-            latency_us=(pl.col("known_at") - pl.col("ts")).dt.total_microseconds().clip(lower_bound=0),
-        )
-        .group_by("bar")
+def _moment(us: str) -> pl.Expr:
+    return pl.col(us).cast(UTC_US)
+
+
+def trade_bars(trades: pl.LazyFrame, grid: Grid) -> pl.DataFrame:
+    """Prices, signed volume, id gaps and capture latency per slot that has a trade."""
+    return trade_flows(trades, grid).select(
+        "ts",
+        *("open", "high", "low", "close", "trades"),
+        _whole("volume").alias("volume_usd"),
+        _whole("buys").alias("buy_usd"),
+        _whole(pl.col("volume") - pl.col("buys")).alias("sell_usd"),
+        pl.col("missing").alias("trade_ids_missing"),
+        (pl.col("lag_us").clip(lower_bound=0) / 1_000).round(3).alias("latency_ms_max"),
+        _moment("last_ts").alias("price_ts"),
+        _moment("known").alias("trades_known_at"),
+    )
+
+
+def book_event_bars(flows: pl.DataFrame) -> pl.DataFrame:
+    """Counts and dollars of orders added, cancelled and traded per slot that has events, by side and near the mid."""
+    placed = pl.col("unplaced") == 0
+    return flows.select(
+        "ts",
+        *((pl.col(f"{event}s_bid") + pl.col(f"{event}s_ask")).alias(f"{event}s") for event in ("add", "cancel")),
+        *(_whole(f"{event}_{side}").alias(f"{event}_{side}_usd") for event in ("add", "cancel") for side in SIDES),
+        *(_whole(f"trade_{side}").alias(f"book_trade_{side}_usd") for side in SIDES),
+        *(pl.when(placed).then(_whole(name)).alias(f"{name}_usd") for name in NEAR),
+        pl.col("unplaced"),
+        _moment("known").alias("book_known_at"),
+    )
+
+
+def candle_bars(candles: pl.LazyFrame, bar_s: int) -> pl.LazyFrame:
+    """Prices and volume per bar from the candles of the coarsest interval that divides it; only bars that hold any.
+
+    A candle ends in the bar that holds its `ts`. `volume_usd` is the whole-dollar sum of volume * close, `buy_usd` and
+    `sell_usd` are null unless the taker's volume of every candle is known.
+    """
+    taken, volume, close = pl.col("taker_buy_volume"), pl.col("volume"), pl.col("close")
+    per_interval = (
+        candles.filter(bar_s % pl.col("interval_s") == 0)
+        .with_columns(bar=bar_end("ts", bar_s))
+        .sort("bar", "interval_s", "ts")
+        .group_by("bar", "interval_s", maintain_order=True)
         .agg(
-            pl.col("price").first().alias("open"),
-            pl.col("price").max().alias("high"),
-            pl.col("price").min().alias("low"),
-            pl.col("price").last().alias("close"),
-            pl.len().cast(pl.Int64).alias("trades"),
-            _usd_sum(usd).alias("volume_usd"),
-            _usd_sum(usd.filter(pl.col("side") == "buy")).alias("buy_usd"),
-            _usd_sum(usd.filter(pl.col("side") == "sell")).alias("sell_usd"),
-            pl.col("missing").sum().alias("trade_ids_missing"),
-            (pl.col("latency_us").max() / 1_000).round(3).alias("latency_ms_max"),
-            pl.col("ts").max().alias("last_trade_ts"),
+            pl.col("open").first(),
+            pl.col("high").max(),
+            pl.col("low").min(),
+            close.last(),
+            _usd_sum(volume * close).alias("volume_usd"),
+            pl.when(taken.is_not_null().all()).then(_usd_sum(taken * close)).alias("buy_usd"),
+            pl.when(taken.is_not_null().all()).then(_usd_sum((volume - taken) * close)).alias("sell_usd"),
+            pl.col("ts").max().alias("price_ts"),
             pl.col("known_at").max().alias("trades_known_at"),
         )
     )
-
-
-def book_event_bars(events: pl.LazyFrame) -> pl.LazyFrame:
-    """Counts and dollars of orders added and cancelled per minute and side."""
-    usd = pl.col("price") * pl.col("qty")
-    wanted = [(event, side) for event in ("add", "cancel") for side in ("bid", "ask")]
-    return (
-        events.with_columns(bar=bar_end("ts"))
-        .group_by("bar")
-        .agg(
-            *((pl.col("event") == event).sum().cast(pl.Int64).alias(f"{event}s") for event in ("add", "cancel")),
-            *(
-                _usd_sum(usd.filter((pl.col("event") == event) & (pl.col("side") == side))).alias(f"{event}_{side}_usd")
-                for event, side in wanted
-            ),
-            pl.col("known_at").max().alias("book_known_at"),
-        )
-    )
+    return per_interval.group_by("bar", maintain_order=True).last().drop("interval_s")
 
 
 def depth_snapshots(depth: pl.LazyFrame) -> pl.LazyFrame:
-    """One row per book snapshot, one column per side and band, and since when the 100 bps depth has stood still."""
+    """One row per book snapshot, one column per side and band, and since when the 100 bps depth has stood still.
+
+    Depth that was not seen for longer than its `MAX_AGE_S` counts as moved.
+    """
     columns = [(side, band, f"depth_{side}_{band}bps_usd") for band in DEPTH_BANDS_BPS for side in ("bid", "ask")]
     inside = ["depth_bid_100bps_usd", "depth_ask_100bps_usd"]
-    moved = pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift()) for name in inside)
+    other = pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift()) for name in inside)
+    unseen = (pl.col("ts") - pl.col("ts").shift()) > pl.duration(seconds=MAX_AGE_S["book_depth"])
+    moved = other | unseen.fill_null(True)
     return (
         depth.group_by("ts")
         .agg(
@@ -139,11 +181,11 @@ def depth_snapshots(depth: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-def liquidation_bars(liquidations: pl.LazyFrame) -> pl.LazyFrame:
-    """Count and dollars of forced fills per minute, by the side of the position that was closed."""
+def liquidation_bars(liquidations: pl.LazyFrame, bar_s: int) -> pl.LazyFrame:
+    """Count and dollars of forced fills per bar, by the side of the position that was closed."""
     usd = pl.col("notional_usd")
     return (
-        liquidations.with_columns(bar=bar_end("ts"))
+        liquidations.with_columns(bar=bar_end("ts", bar_s))
         .group_by("bar")
         .agg(
             pl.len().cast(pl.Int64).alias("liqs"),
@@ -154,12 +196,12 @@ def liquidation_bars(liquidations: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-def refused_bars(quarantine: pl.LazyFrame) -> pl.LazyFrame:
-    """Rows refused per minute, and those of the book that were refused as crossed or frozen."""
+def refused_bars(quarantine: pl.LazyFrame, bar_s: int) -> pl.LazyFrame:
+    """Rows refused per bar, and those of the book that were refused as crossed or frozen."""
     reason = pl.col("reason")
     return (
         quarantine.filter(pl.col("ts").is_not_null())
-        .with_columns(bar=bar_end("ts"))
+        .with_columns(bar=bar_end("ts", bar_s))
         .group_by("bar")
         .agg(
             pl.len().cast(pl.Int64).alias("rows_refused"),
@@ -169,18 +211,41 @@ def refused_bars(quarantine: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
-def _as_of(bars: pl.LazyFrame, slow: pl.LazyFrame, name: str, columns: Mapping[str, str], age: str) -> pl.LazyFrame:
-    """Join the last row of `slow` known at each bar, null once older than `MAX_AGE_S[name]`; `age` in seconds."""
+def _as_of(
+    bars: pl.LazyFrame, slow: pl.LazyFrame, name: str, columns: Mapping[str, str], age: str, *order: str
+) -> pl.LazyFrame:
+    """Join the newest row of `slow` known at each bar, null once older than `MAX_AGE_S[name]`; `age` in seconds.
+
+    A row is known at `max(ts, known_at)`. Newest is the latest `ts` (a row that comes late does not replace a newer
+    one), of the same `ts` the one known last, then the last by `order`.
+    """
     stamp = f"{name}_ts"
-    values = slow.sort("known_at", "ts").select(
-        pl.col("known_at").alias("slow_known_at"),
-        pl.col("ts").alias(stamp),
-        *(pl.col(old).alias(new) for old, new in columns.items()),
+    known = pl.max_horizontal("ts", "known_at").alias("slow_known_at")
+    values = (
+        slow.with_columns(known)
+        .sort("slow_known_at", "ts", *order)
+        .filter(pl.col("ts") >= pl.col("ts").cum_max())
+        .select("slow_known_at", pl.col("ts").alias(stamp), *(pl.col(old).alias(new) for old, new in columns.items()))
     )
     joined = bars.join_asof(values, left_on="ts", right_on="slow_known_at", strategy="backward")
-    aged = joined.drop("slow_known_at").with_columns(_age_s("ts", stamp).alias(age))
+    return _fading(joined.drop("slow_known_at"), name, stamp, (*columns.values(),), age)
+
+
+def _fading(bars: pl.LazyFrame, name: str, stamp: str, columns: tuple[str, ...], age: str) -> pl.LazyFrame:
+    """Add `age` of the moment in `stamp`; it and `columns` are null once older than `MAX_AGE_S[name]`."""
+    aged = bars.with_columns(_age_s("ts", stamp).alias(age))
     fresh = pl.col(age) <= MAX_AGE_S[name]
-    return aged.with_columns(pl.when(fresh).then(new).alias(new) for new in (*columns.values(), age)).drop(stamp)
+    return aged.with_columns(pl.when(fresh).then(column).alias(column) for column in (*columns, age)).drop(stamp)
+
+
+def _carried(bars: pl.LazyFrame, last: pl.DataFrame, name: str, columns: Mapping[str, str], age: str) -> pl.LazyFrame:
+    """Join the newest row known at the end of each slot (`flows.py`), null once too old, as `_as_of` does."""
+    stamp = f"{name}_ts"
+    values = last.lazy().select(
+        "ts", _moment("last_ts").alias(stamp), *(pl.col(old).alias(new) for old, new in columns.items())
+    )
+    joined = bars.join(values, on="ts", how="left", maintain_order="left")
+    return _fading(joined, name, stamp, (*columns.values(),), age)
 
 
 def _zero_since(first: datetime | None, columns: tuple[str, ...]) -> list[pl.Expr]:
@@ -192,89 +257,152 @@ def _zero_since(first: datetime | None, columns: tuple[str, ...]) -> list[pl.Exp
     ]
 
 
-def _with_trades(bars: pl.LazyFrame, sources: Sources) -> pl.LazyFrame:
-    joined = bars.join(
-        trade_bars(sources.tables["trades"]), left_on="ts", right_on="bar", how="left", maintain_order="left"
+PRICES = ("open", "high", "low", "close", "volume_usd", "buy_usd", "sell_usd", "price_ts", "trades_known_at")
+
+
+def _with_trades(bars: pl.LazyFrame, sources: Sources, grid: Grid) -> pl.LazyFrame:
+    found = trade_bars(sources.rows("trades"), grid)
+    joined = bars.join(found.lazy(), on="ts", how="left", maintain_order="left")
+    first = sources.first_seen.get("trades")
+    told = pl.when(pl.col("close").is_not_null()).then(pl.lit("trades"))
+    carried = joined.with_columns(told.alias("price_source")).with_columns(
+        pl.col("close", "price_ts", "price_source").forward_fill()
     )
-    carried = joined.with_columns(pl.col("close", "last_trade_ts").forward_fill())
-    aged = carried.with_columns(trade_age_s=_age_s("ts", "last_trade_ts"))
-    fresh = pl.col("trade_age_s") <= MAX_AGE_S["trades"]
-    fading = aged.with_columns(pl.when(fresh).then(name).alias(name) for name in ("close", "trade_age_s"))
-    return fading.with_columns(
+    priced = _with_candles(carried, sources, grid, pl.lit(False) if first is None else pl.col("ts") >= first)
+    faded = _fading(priced, "trades", "price_ts", ("close", "price_source"), "trade_age_s")
+    return faded.with_columns(
         *(pl.col(name).fill_null(pl.col("close")) for name in ("open", "high", "low")),
-        *_zero_since(sources.first_seen.get("trades"), ("trades", "volume_usd", "buy_usd", "sell_usd")),
+        *_zero_since(first, ("trades", "volume_usd", "buy_usd", "sell_usd")),
     )
 
 
-def _with_book(bars: pl.LazyFrame, sources: Sources) -> pl.LazyFrame:
-    flows = ("adds", "add_bid_usd", "add_ask_usd", "cancels", "cancel_bid_usd", "cancel_ask_usd")
-    bars = bars.join(
-        book_event_bars(sources.tables["book_events"]), left_on="ts", right_on="bar", how="left", maintain_order="left"
+def _with_candles(bars: pl.LazyFrame, sources: Sources, grid: Grid, traded: pl.Expr) -> pl.LazyFrame:
+    """Prices from candles in the bars before the first trade.
+
+    Where no candle divides the bar, the close of the last candle known at its end is the price.
+    """
+    bar_s = grid.bar_us // _US
+    if "candles" not in sources.tables:
+        return bars
+    candles = sources.rows("candles")
+    own = candle_bars(candles, bar_s).rename({"bar": "ts"} | {name: f"candle_{name}" for name in PRICES})
+    bars = bars.join(own, on="ts", how="left", maintain_order="left")
+    known = candles.with_columns(close_ts=pl.col("ts"), shorter=-pl.col("interval_s"))
+    wanted = {"close": "late_close", "close_ts": "late_ts"}
+    bars = _as_of(bars, known, "candles", wanted, "late_age_s", "shorter")
+    bars = bars.with_columns(
+        candle_close=pl.coalesce("candle_close", "late_close"),
+        candle_price_ts=pl.coalesce("candle_price_ts", "late_ts"),
     )
-    bars = bars.with_columns(_zero_since(sources.first_seen.get("book_events"), flows))
-    bands = [f"depth_{side}_{band}bps_usd" for band in DEPTH_BANDS_BPS for side in ("bid", "ask")]
+    told = pl.col("candle_close").is_not_null() & ~traded
+    return bars.with_columns(
+        *(pl.when(told).then(f"candle_{name}").otherwise(name).alias(name) for name in PRICES),
+        price_source=pl.when(told).then(pl.lit("candles")).otherwise("price_source"),
+    )
+
+
+def _with_book(bars: pl.LazyFrame, sources: Sources, grid: Grid) -> pl.LazyFrame:
+    events, quotes = book_flows(sources.rows("book_events"), sources.rows("quotes"), grid)
+    bars = bars.join(book_event_bars(events).lazy(), on="ts", how="left", maintain_order="left")
+    first, quoted = (sources.first_seen.get(name) for name in ("book_events", "quotes"))
+    near = tuple(f"{name}_usd" for name in NEAR)
+    flows = [f"{event}_{side}_usd" for event in ("add", "cancel", "book_trade") for side in SIDES]
+    bars = bars.with_columns(_zero_since(first, ("adds", "cancels", *flows)))
+    watched = None if first is None or quoted is None else max(first, quoted)
+    silent, seen = pl.col("unplaced").is_null(), pl.lit(False) if watched is None else pl.col("ts") >= watched
+    bars = bars.with_columns(pl.when(seen & silent).then(0).when(seen).then(name).alias(name) for name in near)
+    return _with_depth(_with_quotes(bars, quotes), sources)
+
+
+def _with_quotes(bars: pl.LazyFrame, quotes: pl.DataFrame) -> pl.LazyFrame:
+    values = {name: name for name in ("bid", "ask", "bid_qty", "ask_qty")}
+    bars = _carried(bars, quotes, "quotes", values, "quote_age_s")
+    stamped = quotes.lazy().select("ts", "spread_bps_max", _moment("known").alias("quotes_known_at"))
+    resting = pl.col("bid_qty") + pl.col("ask_qty")
+    spread = 2e4 * (pl.col("ask") - pl.col("bid")) / (pl.col("ask") + pl.col("bid"))
+    return bars.join(stamped, on="ts", how="left", maintain_order="left").with_columns(
+        spread_bps=spread,
+        spread_bps_max=pl.max_horizontal("spread_bps_max", spread),
+        imbalance=pl.when(resting > 0).then((pl.col("bid_qty") - pl.col("ask_qty")) / resting),
+    )
+
+
+def _with_depth(bars: pl.LazyFrame, sources: Sources) -> pl.LazyFrame:
+    bands = [f"depth_{side}_{band}bps_usd" for band in DEPTH_BANDS_BPS for side in SIDES]
     wanted = {name: name for name in bands} | {"moved_ts": "moved_ts"}
-    joined = _as_of(bars, depth_snapshots(sources.tables["book_depth"]), "book_depth", wanted, "depth_age_s")
+    joined = _as_of(bars, depth_snapshots(sources.rows("book_depth")), "book_depth", wanted, "depth_age_s")
     still = _age_s("ts", "moved_ts") - pl.col("depth_age_s")
-    return joined.with_columns(depth_unchanged_s=still.clip(lower_bound=0))
+    return joined.with_columns(depth_unchanged_s=still.clip(0, STILL_S_MAX))
 
 
-def _with_slow_series(bars: pl.LazyFrame, sources: Sources) -> pl.LazyFrame:
-    tables = sources.tables
-    marks = tables["marks"].filter(pl.col("mark").is_not_null())
-    indices = tables["marks"].filter(pl.col("index").is_not_null())
+def _with_spot(bars: pl.LazyFrame, sources: Sources, grid: Grid) -> pl.LazyFrame:
+    """Add `spot`, `spot_age_s`, `spot_name` of the first reference that has a price at the bar."""
+    told: list[tuple[str, pl.Expr, pl.Expr]] = []
+    for place, (name, trades) in enumerate(sources.spots.items()):
+        price, age = f"spot_{place}", f"spot_{place}_age_s"
+        bars = _carried(bars, last_known(trades, "price", grid), "spot", {"price": price}, age)
+        told.append((name, pl.col(price), pl.col(age)))
+    nothing = pl.lit(None, dtype=pl.Float64)
+    names = [pl.when(price.is_not_null()).then(pl.lit(name)) for name, price, _ in told]
+    return bars.with_columns(
+        spot=pl.coalesce(*(price for _, price, _ in told), nothing),
+        spot_age_s=pl.coalesce(*(age for *_, age in told), nothing),
+        spot_name=pl.coalesce(*names, pl.lit(None, dtype=pl.String)),
+    )
+
+
+def _with_slow_series(bars: pl.LazyFrame, sources: Sources, grid: Grid) -> pl.LazyFrame:
+    marks = sources.rows("marks").filter(pl.col("mark").is_not_null())
+    indices = sources.rows("marks").filter(pl.col("index").is_not_null())
     bars = _as_of(bars, marks, "marks", {"mark": "mark"}, "mark_age_s")
     bars = _as_of(bars, indices, "marks", {"index": "venue_index"}, "venue_index_age_s")
-    bars = _as_of(bars, sources.spot, "spot", {"price": "spot"}, "spot_age_s")
+    bars = _with_spot(bars, sources, grid)
     funding = {"rate": "funding_rate", "interval_h": "funding_interval_h"}
-    bars = _as_of(bars, tables["funding"], "funding", funding, "funding_age_s")
+    bars = _as_of(bars, sources.rows("funding"), "funding", funding, "funding_age_s")
     interest = {"oi_base": "oi_base", "oi_usd": "oi_usd"}
-    bars = _as_of(bars, tables["open_interest"], "open_interest", interest, "oi_age_s")
+    bars = _as_of(bars, sources.rows("open_interest"), "open_interest", interest, "oi_age_s")
     own = pl.col("venue_index").is_not_null()
-    spot_name = pl.lit(sources.spot_name, dtype=pl.String)
     return bars.with_columns(
         index=pl.coalesce("venue_index", "spot"),
         index_age_s=pl.when(own).then("venue_index_age_s").otherwise("spot_age_s"),
-        index_source=pl.when(own).then(pl.lit("venue")).when(pl.col("spot").is_not_null()).then(spot_name),
+        index_source=pl.when(own).then(pl.lit("venue")).otherwise("spot_name"),
         oi_usd=_usd(pl.col("oi_usd")),
     )
 
 
-def _with_forced_and_refused(bars: pl.LazyFrame, sources: Sources) -> pl.LazyFrame:
-    bars = bars.join(
-        liquidation_bars(sources.tables["liquidations"]),
-        left_on="ts",
-        right_on="bar",
-        how="left",
-        maintain_order="left",
-    )
-    bars = bars.join(
-        refused_bars(sources.tables["quarantine"]), left_on="ts", right_on="bar", how="left", maintain_order="left"
-    )
+def _with_forced_and_refused(bars: pl.LazyFrame, sources: Sources, grid: Grid) -> pl.LazyFrame:
+    bar_s = grid.bar_us // _US
+    for found in (
+        liquidation_bars(sources.rows("liquidations"), bar_s).rename({"bar": "ts"}),
+        refused_bars(sources.rows("quarantine"), bar_s).rename({"bar": "ts"}),
+        gap_flows(sources.rows("book_levels"), grid).lazy(),
+    ):
+        bars = bars.join(found, on="ts", how="left", maintain_order="left")
     forced = ("liqs", "liq_long_usd", "liq_short_usd")
+    watched = sources.first_seen.get("book_levels")
     return bars.with_columns(
         *_zero_since(sources.first_seen.get("liquidations"), forced),
         *(pl.col(name).fill_null(0) for name in ("rows_refused", "book_rows_crossed", "book_rows_frozen")),
+        book_gaps=None if watched is None else pl.when(pl.col("ts") >= watched).then("book_gaps"),
     )
 
 
-def minute_grid(start: datetime, end: datetime) -> pl.LazyFrame:
-    """Every bar end in (start, end], as column `ts`."""
-    step = timedelta(seconds=BAR_S)
-    ends = pl.datetime_range(start, end, step, time_unit="us", time_zone="UTC", eager=True)
-    return pl.LazyFrame({"ts": ends}).with_columns(bar_end("ts")).filter(pl.col("ts") > start, pl.col("ts") <= end)
+def symbol_bars(
+    venue: str, symbol: str, sources: Sources, start: datetime, end: datetime, *, bar_s: int = BAR_S
+) -> pl.DataFrame:
+    """Bars of one symbol with `ts` in (start, end], columns and types of `Bars`; a row for every bar of the span.
 
-
-def symbol_bars(venue: str, symbol: str, sources: Sources, start: datetime, end: datetime) -> pl.LazyFrame:
-    """Bars of one symbol with `ts` in (start, end], columns and types of `Bars`; a row for every minute of the span."""
-    carry_in = timedelta(seconds=MAX_AGE_S["trades"])
-    bars = minute_grid(start - carry_in, end).with_columns(venue=pl.lit(venue), symbol=pl.lit(symbol))
+    Raises ValueError unless `bar_s` divides a day and start and end are bar ends, and where rows are not in order.
+    """
+    grid = grid_of(start, end, bar_s)
+    bars = grid.ends().to_frame().lazy().with_columns(venue=pl.lit(venue), symbol=pl.lit(symbol))
     for step in (_with_trades, _with_book, _with_slow_series, _with_forced_and_refused):
-        bars = step(bars, sources)
-    known = pl.max_horizontal("ts", "trades_known_at", "book_known_at", "liqs_known_at")
+        bars = step(bars, sources, grid)
+    known = pl.max_horizontal("ts", "trades_known_at", "book_known_at", "quotes_known_at", "liqs_known_at")
     schema = polars_schema(Bars)
     return (
         bars.with_columns(known_at=known)
-        .filter(pl.col("ts") > start, pl.col("ts") <= end)
+        .filter(pl.col("ts") > start)
         .select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+        .collect(engine="in-memory")  # a row per bar: the streaming engine's start-up would cost more
     )

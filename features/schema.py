@@ -63,6 +63,43 @@ class BookEvents(dy.Schema):
     order_id = _name(nullable=True)
 
 
+class BookLevels(dy.Schema):
+    """One row per level that a feed restates (L2): `qty` is what rests at `price` from then on, 0 = the level is gone.
+
+    Rows of a `snapshot` share `ts` and `seq` and replace the whole book. `seq_before` is the sequence number that the
+    source says this message follows; where it is not the one before, messages were lost and the book must be doubted.
+    """
+
+    venue = _name(primary_key=True)
+    symbol = _name(primary_key=True)
+    ts = _time(primary_key=True)
+    seq = dy.Int64(primary_key=True)
+    side = _one_of("bid", "ask", primary_key=True)
+    price = _positive(primary_key=True)
+    known_at = _time()
+    qty = _non_negative()
+    snapshot = dy.Bool(primary_key=True)
+    seq_before = dy.Int64(nullable=True)
+
+
+class Quotes(dy.Schema):
+    """Best bid and ask with what rests there, in base units."""
+
+    venue = _name(primary_key=True)
+    symbol = _name(primary_key=True)
+    ts = _time(primary_key=True)
+    seq = dy.Int64(primary_key=True)
+    known_at = _time()
+    bid = _positive()
+    bid_qty = _non_negative()
+    ask = _positive()
+    ask_qty = _non_negative()
+
+    @dy.rule()
+    def crossed_quote(cls) -> pl.Expr:
+        return pl.col("bid") < pl.col("ask")
+
+
 class BookDepth(dy.Schema):
     """Dollars resting within `band_bps` of the mid price on one side, cumulative from the touch."""
 
@@ -76,7 +113,10 @@ class BookDepth(dy.Schema):
 
 
 class Marks(dy.Schema):
-    """Mark, index and last price as the venue publishes them; null where it does not publish one."""
+    """Mark, index and last price as the venue publishes them; null where a source does not tell one.
+
+    Two sources may complete each other: rows of one stamp that tell different prices stand side by side.
+    """
 
     venue = _name(primary_key=True)
     symbol = _name(primary_key=True)
@@ -99,29 +139,47 @@ class Funding(dy.Schema):
 
 
 class OpenInterest(dy.Schema):
-    """Open interest, one-sided (every contract counted once)."""
+    """Open interest, one-sided (every contract counted once). `oi_base` is null where a source tells dollars only."""
 
     venue = _name(primary_key=True)
     symbol = _name(primary_key=True)
     ts = _time(primary_key=True)
     known_at = _time()
-    oi_base = _non_negative()
+    oi_base = _non_negative(nullable=True)
     oi_usd = _non_negative()
 
 
 class Liquidations(dy.Schema):
-    """One row per forced fill; `position_side` is the side of the position that was closed."""
+    """One row per forced fill; `position_side` is the side of the position that was closed.
+
+    It is `unknown` where a source does not tell; `qty` and `price` are null where it tells dollars only.
+    """
 
     venue = _name(primary_key=True)
     symbol = _name(primary_key=True)
     ts = _time(primary_key=True)
     seq = dy.Int64(primary_key=True)
     known_at = _time()
-    position_side = _one_of("long", "short")
-    qty = _positive()
-    price = _positive()
+    position_side = _one_of("long", "short", "unknown")
+    qty = _positive(nullable=True)
+    price = _positive(nullable=True)
     notional_usd = _positive()
     path = _one_of("market", "gradual", "auction", "adl", "unknown")
+
+
+class LiquidationCounts(dy.Schema):
+    """How many forced fills and auto-deleveragings a source counted in `(ts - interval_s, ts]`; dollars untold.
+
+    `symbol` is `*` where the source counts the venue as a whole.
+    """
+
+    venue = _name(primary_key=True)
+    symbol = _name(primary_key=True)
+    ts = _time(primary_key=True)
+    interval_s = dy.Int32(primary_key=True, min_exclusive=0)
+    known_at = _time()
+    liquidations = dy.Int64(min=0)
+    adls = dy.Int64(min=0)
 
 
 class Candles(dy.Schema):
@@ -216,6 +274,7 @@ class Quarantine(dy.Schema):
     source = _name(primary_key=True)  # file name
     source_sha256 = _name(primary_key=True)
     line = dy.Int64(primary_key=True)  # 1 is the first line of the file, the header included
+    item = dy.Int64(primary_key=True)  # 0 is the first thing the line says; a message may hold many
     venue = dy.String(nullable=True)
     symbol = dy.String(nullable=True)
     ts = _time(nullable=True)  # null where the stamp itself could not be read
@@ -225,7 +284,10 @@ class Quarantine(dy.Schema):
 
 
 class IngestLog(dy.Schema):
-    """One row per ingested source and table: what was read, taken and refused. read = accepted + quarantined."""
+    """One row per ingested source and table: what was read, taken and refused. read = accepted + quarantined.
+
+    `rows_silent` of the accepted carry nothing for the table (a subscription reply, an empty cell) and are not stored.
+    """
 
     table = _name(primary_key=True)
     source = _name(primary_key=True)
@@ -234,6 +296,7 @@ class IngestLog(dy.Schema):
     rows_read = dy.Int64(min=0)
     rows_accepted = dy.Int64(min=0)
     rows_quarantined = dy.Int64(min=0)
+    rows_silent = dy.Int64(min=0)
 
     @dy.rule()
     def nothing_lost(cls) -> pl.Expr:
@@ -241,11 +304,14 @@ class IngestLog(dy.Schema):
 
 
 class Bars(dy.Schema):
-    """One row per derivative symbol and minute, stamped with the end of the minute `(ts - 60 s, ts]`.
+    """One row per derivative symbol and bar, stamped with the end of its interval `(ts - interval_s, ts]`.
 
+    The interval is a divisor of a day, 60 s unless configured otherwise; features are made for 60 s.
     Money is in whole dollars (Int64), so that rolling sums are exact. A column is null where its source table is
-    absent for the symbol; a minute without trades carries the last close and a growing `trade_age_s`.
-    Every slow series joins as of `known_at <= ts`; its age is `ts` minus the time stamp of the value used.
+    absent for the symbol; a bar without trades carries the last close and a growing `trade_age_s`.
+    Every slow series and the quote join as of `max(known_at, their ts) <= ts`; an age is `ts` minus the time stamp of
+    the value used. `{event}_{side}_{band}bps_usd` is the part of `{event}_{side}_usd` at most `band` away from the mid
+    just before the event; null where an add or cancel of the bar met no quote of its last hour.
     """
 
     venue = _name(primary_key=True)
@@ -256,19 +322,44 @@ class Bars(dy.Schema):
     high = _positive(nullable=True)
     low = _positive(nullable=True)
     close = _positive(nullable=True)
+    price_source = dy.String(nullable=True)  # "trades", or "candles" until the symbol has trades
     trades = dy.Int64(nullable=True)
     volume_usd = dy.Int64(nullable=True)
     buy_usd = dy.Int64(nullable=True)
     sell_usd = dy.Int64(nullable=True)
     trade_age_s = _non_negative(nullable=True)
-    trade_ids_missing = dy.Int64(nullable=True)  # gaps in numeric trade ids that ended in this minute
-    latency_ms_max = _non_negative(nullable=True)  # largest known_at - ts among the minute's trades
+    trade_ids_missing = dy.Int64(nullable=True)  # gaps in numeric trade ids that ended in this bar
+    latency_ms_max = _non_negative(nullable=True)  # largest known_at - ts among the bar's trades
     adds = dy.Int64(nullable=True)
     add_bid_usd = dy.Int64(nullable=True)
     add_ask_usd = dy.Int64(nullable=True)
     cancels = dy.Int64(nullable=True)
     cancel_bid_usd = dy.Int64(nullable=True)
     cancel_ask_usd = dy.Int64(nullable=True)
+    add_bid_20bps_usd = dy.Int64(nullable=True)
+    add_ask_20bps_usd = dy.Int64(nullable=True)
+    add_bid_100bps_usd = dy.Int64(nullable=True)
+    add_ask_100bps_usd = dy.Int64(nullable=True)
+    add_bid_200bps_usd = dy.Int64(nullable=True)
+    add_ask_200bps_usd = dy.Int64(nullable=True)
+    add_bid_500bps_usd = dy.Int64(nullable=True)
+    add_ask_500bps_usd = dy.Int64(nullable=True)
+    cancel_bid_20bps_usd = dy.Int64(nullable=True)
+    cancel_ask_20bps_usd = dy.Int64(nullable=True)
+    cancel_bid_100bps_usd = dy.Int64(nullable=True)
+    cancel_ask_100bps_usd = dy.Int64(nullable=True)
+    cancel_bid_200bps_usd = dy.Int64(nullable=True)
+    cancel_ask_200bps_usd = dy.Int64(nullable=True)
+    cancel_bid_500bps_usd = dy.Int64(nullable=True)
+    cancel_ask_500bps_usd = dy.Int64(nullable=True)
+    book_trade_bid_usd = dy.Int64(nullable=True)  # resting bids that trades consumed, as the book tells it
+    book_trade_ask_usd = dy.Int64(nullable=True)
+    bid = _positive(nullable=True)
+    ask = _positive(nullable=True)
+    spread_bps = _non_negative(nullable=True)  # 10 000 (ask - bid) / mid
+    spread_bps_max = _non_negative(nullable=True)  # widest of the bar's quotes and the one at its end
+    imbalance = dy.Float64(min=-1.0, max=1.0, nullable=True)  # (bid_qty - ask_qty) / (bid_qty + ask_qty) at the touch
+    quote_age_s = _non_negative(nullable=True)
     depth_bid_20bps_usd = dy.Int64(nullable=True)
     depth_ask_20bps_usd = dy.Int64(nullable=True)
     depth_bid_100bps_usd = dy.Int64(nullable=True)
@@ -278,12 +369,12 @@ class Bars(dy.Schema):
     depth_bid_500bps_usd = dy.Int64(nullable=True)
     depth_ask_500bps_usd = dy.Int64(nullable=True)
     depth_age_s = _non_negative(nullable=True)
-    depth_unchanged_s = _non_negative(
-        nullable=True
-    )  # how long both sides within 100 bps have stood still to the dollar
-    book_rows_crossed = dy.Int64(nullable=True)  # book rows refused in this minute because bid >= ask
+    # how long both sides within 100 bps have stood still to the dollar, counted up to an hour
+    depth_unchanged_s = _non_negative(nullable=True)
+    book_gaps = dy.Int64(nullable=True)  # losses of book messages, by their sequence numbers, that ended in this bar
+    book_rows_crossed = dy.Int64(nullable=True)  # book rows refused in this bar because bid >= ask
     book_rows_frozen = dy.Int64(nullable=True)  # book rows refused because a side stood still to the last digit
-    rows_refused = dy.Int64(nullable=True)  # rows of any table refused in this minute
+    rows_refused = dy.Int64(nullable=True)  # rows of any table refused in this bar
     mark = _positive(nullable=True)
     mark_age_s = _non_negative(nullable=True)
     index = _positive(nullable=True)  # the venue's index, else the last trade of the spot reference
@@ -342,18 +433,53 @@ class Scores(dy.Schema):
     model_uri = dy.String(nullable=True)
 
 
+class BookState(dy.Schema):
+    """What is known of a level-by-level book at `ts`, so that the next day goes on from there; one fact per row.
+
+    `level`: `qty` rests at `price`, last restated at `since`; `known` is false where messages were lost after that.
+    `print`: the `qty` of a trade at `since` that no fall of a level has explained yet. Every other `item` is a mark of
+    the feed (`features/mechanics/book.py`): a time or sequence number in `number`, a price or quantity in `value`.
+    """
+
+    venue = _name(primary_key=True)
+    symbol = _name(primary_key=True)
+    ts = _time(primary_key=True)
+    row = dy.Int64(primary_key=True, min=0)
+    item = _name()
+    side = _one_of("bid", "ask", nullable=True)
+    price = _positive(nullable=True)
+    qty = _non_negative(nullable=True)
+    since = _time(nullable=True)
+    known = dy.Bool(nullable=True)
+    number = dy.Int64(nullable=True)
+    value = dy.Float64(nullable=True)
+
+
 CANONICAL: dict[str, type[dy.Schema]] = {
     "trades": Trades,
     "book_events": BookEvents,
+    "book_levels": BookLevels,
+    "quotes": Quotes,
     "book_depth": BookDepth,
     "marks": Marks,
     "funding": Funding,
     "open_interest": OpenInterest,
     "liquidations": Liquidations,
+    "liquidation_counts": LiquidationCounts,
     "candles": Candles,
     "collateral": Collateral,
     "positions": Positions,
     "instruments": Instruments,
+}
+
+DERIVED: dict[str, type[dy.Schema]] = {
+    "l2_events": BookEvents,
+    "l2_quotes": Quotes,
+    "l2_depth": BookDepth,
+    "book_state": BookState,
+    "bars": Bars,
+    "structure": Structure,
+    "scores": Scores,
 }
 
 

@@ -1,4 +1,7 @@
-"""Step `bars`: canonical events of the lake -> one-minute bars, one symbol and day at a time."""
+"""Step `bars`: canonical events of the lake -> bars, one symbol and day at a time.
+
+Where a symbol has book events, quotes or depth of its own feed, bars read those, else what the step `book` derived.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,14 +10,18 @@ from typing import Any
 
 import polars as pl
 
-from features.bars import BAR_S, MAX_AGE_S, Sources, symbol_bars
+from features.bars import BAR_S, LOOKBACK_S, Sources, symbol_bars
 from features.schema import Bars
+from pipelines.book import derive_book
 from pipelines.errors import InputError
 from pipelines.lake import Lake
+from pipelines.pending import book_derived, clear_pending, pending_books, pending_interval
 from pipelines.times import Interval
 
-_EVENT_TABLES = ("trades", "book_events", "book_depth", "liquidations")
-_SLOW_TABLES = ("marks", "funding", "open_interest")
+STREAMS = ("trades", "book_events", "quotes", "book_levels")  # read in order, batch by batch
+SERIES = ("book_depth", "liquidations", "marks", "funding", "open_interest", "candles")
+DERIVED = {"book_events": "l2_events", "quotes": "l2_quotes", "book_depth": "l2_depth"}  # in place of an absent feed
+READ = (*STREAMS, *SERIES, *DERIVED.values())
 
 
 @dataclass(frozen=True)
@@ -25,35 +32,41 @@ class BarsSummary:
     symbols: int
 
 
+def _held(lake: Lake, table: str, venue: str | None = None) -> pl.DataFrame:
+    """`venue, symbol, first, last` of every symbol that `table` holds; only files of several symbols are opened."""
+    files = lake.files(table)
+    files = files if venue is None else files.filter(pl.col("venue") == venue)
+    alone = (pl.col("symbol_min") == pl.col("symbol_max")).fill_null(False)
+    told = files.filter(alone).select("venue", symbol="symbol_min", first="ts_min", last="ts_max")
+    mixed = lake.scan_files(table, files.filter(~alone)).select("venue", "symbol", first="ts", last="ts")
+    spans = pl.concat([told.lazy(), mixed]).group_by("venue", "symbol")
+    return spans.agg(pl.col("first").min(), pl.col("last").max()).collect()
+
+
 def derivative_venues(lake: Lake) -> list[str]:
     """Venues of the lake that have at least one instrument which is not spot."""
-    known = lake.scan("instruments").filter(pl.col("settlement") != "spot").select("venue", "symbol").unique()
-    seen = pl.concat([lake.scan(table).select("venue", "symbol").unique() for table in (*_EVENT_TABLES, *_SLOW_TABLES)])
-    both = seen.unique().join(known, on=["venue", "symbol"], how="semi")
-    return both.select(pl.col("venue").unique().sort()).collect().to_series().to_list()
+    known = lake.scan("instruments").filter(pl.col("settlement") != "spot").select("venue", "symbol").unique().collect()
+    seen = pl.concat([_held(lake, table).select("venue", "symbol") for table in READ])
+    return seen.unique().join(known, on=["venue", "symbol"], how="semi")["venue"].unique().sort().to_list()
 
 
-def venue_span(lake: Lake, venue: str) -> Interval:
-    """From before the first to after the last event of `venue`, in whole minutes."""
-    spans = [
-        lake.scan(table, venue).select(pl.col("ts").min().alias("first"), pl.col("ts").max().alias("last"))
-        for table in (*_EVENT_TABLES, *_SLOW_TABLES)
-    ]
-    first, last = pl.concat(spans).select(pl.col("first").min(), pl.col("last").max()).collect().row(0)
-    if first is None:
+def venue_span(lake: Lake, venue: str, bar_s: int = BAR_S) -> Interval:
+    """From before the first to after the last event of `venue`, in whole bars."""
+    files = pl.concat([lake.files(table).filter(pl.col("venue") == venue) for table in READ])
+    first, last = files["ts_min"].min(), files["ts_max"].max()
+    if not isinstance(first, datetime) or not isinstance(last, datetime):
         raise InputError("the lake holds no data of this venue", where=venue, mend="run `cascadeguard ingest` first")
-    minute = timedelta(minutes=1)
-    floor = first.replace(second=0, microsecond=0)
-    ceiling = last.replace(second=0, microsecond=0)
-    return Interval(floor, ceiling if ceiling == last else ceiling + minute)
+    step, midnight = timedelta(seconds=bar_s), first.replace(hour=0, minute=0, second=0, microsecond=0)
+    return Interval(midnight + (first - midnight) // step * step, midnight - (midnight - last) // step * step)
 
 
 def _first_seen(lake: Lake, venue: str) -> dict[str, dict[str, datetime]]:
-    """Table -> symbol -> earliest `ts` in the lake."""
-    return {
-        table: dict(lake.scan(table, venue).group_by("symbol").agg(pl.col("ts").min()).collect().iter_rows())
-        for table in (*_EVENT_TABLES, *_SLOW_TABLES)
-    }
+    """Symbol -> table -> earliest `ts` in the lake, of all tables that bars read and that hold the symbol."""
+    found: dict[str, dict[str, datetime]] = {}
+    for table in READ:
+        for _, symbol, first, _ in _held(lake, table, venue).iter_rows():
+            found.setdefault(symbol, {})[table] = first
+    return found
 
 
 def _instruments(lake: Lake, venue: str, end: datetime) -> pl.DataFrame:
@@ -62,35 +75,53 @@ def _instruments(lake: Lake, venue: str, end: datetime) -> pl.DataFrame:
     return rows.sort("effective_from").group_by("symbol").last().sort("symbol").collect()
 
 
-def _spot(lake: Lake, references: list[str] | None, start: datetime, end: datetime) -> tuple[str | None, pl.LazyFrame]:
-    """The first spot reference that the lake holds, with its trades."""
-    for name in references or []:
-        venue, _, symbol = name.partition(":")
-        trades = lake.scan("trades", venue, start - timedelta(seconds=MAX_AGE_S["spot"]), end, symbol)
-        if not trades.head(1).collect().is_empty():
-            return name, trades
-    return None, lake.scan("trades", "no-spot-reference")
+def _spots(lake: Lake, references: list[str] | None, start: datetime, end: datetime) -> dict[str, pl.LazyFrame]:
+    """The trades of every spot reference that the lake holds, first choice first."""
+    markets = {name: name.partition(":") for name in references or []}
+    since = start - timedelta(seconds=LOOKBACK_S["spot"])
+    return {
+        name: lake.scan_sorted("trades", venue, symbol, since, end, stored=True)
+        for name, (venue, _, symbol) in markets.items()
+        if lake.reaches("trades", venue, since, end, symbol)
+    }
 
 
-def _sources(lake: Lake, instrument: Mapping[str, Any], first_seen: Mapping[str, datetime], span: Interval) -> Sources:
+def _sources(lake: Lake, instrument: Mapping[str, Any], seen: Mapping[str, datetime], span: Interval) -> Sources:
+    """The rows of one symbol, from its own feed or derived, under the names of the feed's tables."""
     venue, symbol = instrument["venue"], instrument["symbol"]
-    tables = {}
-    for table in (*_EVENT_TABLES, *_SLOW_TABLES):
-        lookback = timedelta(seconds=MAX_AGE_S.get(table, BAR_S))
-        tables[table] = lake.scan(table, venue, span.start - lookback, span.end, symbol)
-    refused = lake.scan("quarantine", venue, span.start, span.end, symbol)
-    name, spot = _spot(lake, instrument["spot_reference"], span.start, span.end)
-    return Sources(tables | {"quarantine": refused}, first_seen, spot, name)
+    tables, first_seen = {}, {}
+    for table in (*STREAMS, *SERIES):
+        stored = table if table in seen else DERIVED.get(table, table)
+        if stored not in seen:
+            continue
+        since = span.start - timedelta(seconds=LOOKBACK_S.get(table, 0))
+        first_seen[table] = seen[stored]
+        tables[table] = (
+            lake.scan_sorted(stored, venue, symbol, since, span.end, stored=True)
+            if table in STREAMS
+            else lake.scan(stored, venue, since, span.end, symbol)
+        )
+    tables["quarantine"] = lake.scan("quarantine", venue, span.start, span.end, symbol)
+    return Sources(tables, first_seen, _spots(lake, instrument["spot_reference"], span.start, span.end))
 
 
 def build_bars(
-    lake: Lake, venue: str, interval: Interval, progress: Callable[[str], None] = lambda _: None
+    lake: Lake,
+    venue: str,
+    interval: Interval,
+    progress: Callable[[str], None] = lambda _: None,
+    *,
+    bar_s: int = BAR_S,
 ) -> BarsSummary:
     """Compute the bars of every derivative symbol of `venue` in `interval` and put them in place of the old ones.
 
-    Memory holds one symbol-day of events at a time. Idempotent. Raises InputError when the venue has no data.
+    Memory holds a few batches of one symbol's events at a time. Idempotent. Raises InputError when the venue has no
+    data or the interval does not begin and end at ends of bars.
     """
-    venue_span(lake, venue)
+    span = venue_span(lake, venue, bar_s)
+    if _off_grid(interval, bar_s):
+        raise InputError(f"--from and --to must be ends of bars of {bar_s} s", where=str(interval))
+    bring_books_up_to_date(lake, venue, progress)
     seen = _first_seen(lake, venue)
     rows, symbols = 0, set()
     for day in interval.days():
@@ -98,15 +129,40 @@ def build_bars(
         frames = []
         for instrument in _instruments(lake, venue, day.end).iter_rows(named=True):
             symbol = instrument["symbol"]
-            first_seen = {table: since[symbol] for table, since in seen.items() if symbol in since}
-            if not first_seen or min(first_seen.values()) > day.end:
+            first = min(seen.get(symbol, {}).values(), default=None)
+            if first is None or first > day.end:
                 continue
-            sources = _sources(lake, instrument, first_seen, day)
-            plan = symbol_bars(venue, symbol, sources, day.start, day.end)
-            frames.append(plan.filter(pl.col("ts") >= min(first_seen.values())).collect(engine="streaming"))
+            sources = _sources(lake, instrument, seen[symbol], day)
+            bars = symbol_bars(venue, symbol, sources, day.start, day.end, bar_s=bar_s)
+            frames.append(bars.filter(pl.col("ts") >= first))
             symbols.add(symbol)
-        bars = Bars.validate(pl.concat(frames) if frames else Bars.create_empty())
+        day_bars = Bars.validate(pl.concat(frames) if frames else Bars.create_empty())
         with lake.writer():
-            lake.replace("bars", bars, venue, day.start, day.end)
-        rows += bars.height
+            lake.replace("bars", day_bars, venue, day.start, day.end)
+        rows += day_bars.height
+    with lake.writer():
+        clear_pending(lake, venue, interval, span)
     return BarsSummary(venue, str(interval), rows, len(symbols))
+
+
+def build_pending(
+    lake: Lake, venue: str, progress: Callable[[str], None] = lambda _: None, *, bar_s: int = BAR_S
+) -> BarsSummary:
+    """Compute the bars that new rows ask for, however late those came; none where none wait."""
+    bring_books_up_to_date(lake, venue, progress)
+    interval = pending_interval(lake, venue, venue_span(lake, venue, bar_s), timedelta(seconds=bar_s))
+    if interval is None or not interval.start < interval.end:
+        return BarsSummary(venue, "nothing waits", 0, 0)
+    return build_bars(lake, venue, interval, progress, bar_s=bar_s)
+
+
+def bring_books_up_to_date(lake: Lake, venue: str, progress: Callable[[str], None] = lambda _: None) -> None:
+    """Derive the book again of every symbol of `venue` whose levels, orders or trades have new rows."""
+    for symbol, interval in list(pending_books(lake, venue)):
+        derive_book(lake, venue, symbol, interval, progress)
+        with lake.writer():
+            book_derived(lake, venue, symbol, interval)
+
+
+def _off_grid(interval: Interval, bar_s: int) -> bool:
+    return any(int(moment.timestamp() * 1_000_000) % (bar_s * 1_000_000) for moment in (interval.start, interval.end))

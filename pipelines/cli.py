@@ -49,11 +49,6 @@ VenueOption = Annotated[
 ]
 
 
-class Adapter(StrEnum):
-    TARDIS = "tardis"
-    BINANCE_ARCHIVE = "binance-archive"
-
-
 class Role(StrEnum):
     PERP = "perp"
     SPOT = "spot"
@@ -150,27 +145,76 @@ def simulate(
 
 @app.command(rich_help_panel=DATA)
 def ingest(
-    adapter: Annotated[Adapter, typer.Argument(help="The format of the files.")],
+    adapter: Annotated[str, typer.Argument(help="The format of the files: tardis, binance-archive, ..., table.")],
     paths: Annotated[list[Path], typer.Argument(help="Files, or folders of files.")],
     venue: Annotated[str | None, typer.Option("--venue", help="Venue name; default from the files.")] = None,
+    symbol: Annotated[str | None, typer.Option("--symbol", help="Symbol, where the files do not tell it.")] = None,
     role: Annotated[Role, typer.Option("--role", help="spot: these trades are the index leg.")] = Role.PERP,
+    kind: Annotated[str | None, typer.Option("--kind", help="Read every file as this kind.")] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(
+            "--mapping", metavar="FILE", help="For the adapter table: a mapping file, or a shipped one's name."
+        ),
+    ] = None,
     config: ConfigOption = None,
     lake: LakeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read venue files into the lake; refused rows go to quarantine with a reason."""
+    from pipelines.ingest import Choice
     from pipelines.ingest import ingest as run_ingest
 
     settings, store = _open(config, lake)
+    choice = Choice(venue, symbol, role.value, kind, mapping)
     with progress("ingest") as say:
-        summary = run_ingest(adapter.value, paths, store, settings, venue=venue, role=role.value, progress=say)
+        summary = run_ingest(adapter, paths, store, settings, choice, progress=say)
     _emit(summary, as_json, _ingest_sentence)
 
 
 def _ingest_sentence(summary: Any) -> str:
-    reasons = "".join(f"\n  {rows:,} {reason}" for reason, rows in sorted(summary.reasons.items()))
     counts = f"{summary.rows_accepted:,} accepted + {summary.rows_quarantined:,} quarantined"
-    return f"{summary.rows_read:,} rows read = {counts}, {len(summary.symbols)} symbols, {summary.files} files{reasons}"
+    skipped = f", {len(summary.skipped)} in the lake already" if summary.skipped else ""
+    lines = [
+        f"{summary.rows_read:,} rows read = {counts}, {len(summary.symbols)} symbols, {summary.files} files{skipped}"
+    ]
+    lines += [f"  {row['accepted']:>12,} {table}" for table, row in summary.tables.items()]
+    lines += [f"  {rows:>12,} refused: {reason}" for reason, rows in sorted(summary.reasons.items())]
+    lines += [f"  {rows:>12,} accepted, nothing to store: {reason}" for reason, rows in sorted(summary.silent.items())]
+    return "\n".join(lines)
+
+
+@app.command(rich_help_panel=DATA)
+def compact(
+    venue: VenueOption = None, config: ConfigOption = None, lake: LakeOption = None, as_json: JsonOption = False
+) -> None:
+    """Merge the lake's small and overlapping files, and delete files that nothing refers to."""
+    from pipelines.housekeeping import compact_lake
+
+    _, store = _open(config, lake)
+    _need_lake(store)
+    with progress("compact") as say:
+        summary = compact_lake(store, venue, say)
+    _emit(summary, as_json, lambda s: s.sentence())
+
+
+@app.command(rich_help_panel=DATA)
+def retain(
+    days: Annotated[int, typer.Option("--days", min=1, help="Keep this many days before --now.")],
+    tables: Annotated[list[str], typer.Option("--table", help="A table to shorten; may be given more than once.")],
+    now: Annotated[str | None, typer.Option("--now", metavar="TIME", help="Default the last day of the table.")] = None,
+    venue: VenueOption = None,
+    config: ConfigOption = None,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete partitions of a table that are older than a number of days."""
+    from pipelines.housekeeping import retain_days
+
+    _, store = _open(config, lake)
+    _need_lake(store)
+    summary = retain_days(store, tables, days, parse_time(now) if now is not None else None, venue)
+    _emit(summary, as_json, lambda s: s.sentence())
 
 
 @app.command(rich_help_panel=DATA)
@@ -192,13 +236,20 @@ def bars(
     lake: LakeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Build one-minute bars."""
-    from pipelines.bars import build_bars
+    """Build bars: of new and late rows, or of an interval."""
+    from pipelines.bars import build_bars, build_pending
 
     with progress("bars") as say:
-        summaries = [
-            build_bars(store, name, span, say) for store, name, span, _ in _each_venue(config, lake, venue, start, end)
-        ]
+        if start is None and end is None:
+            summaries = [
+                build_pending(store, name, say, bar_s=settings.bars.interval_s)
+                for store, name, _, settings in _each_venue(config, lake, venue, None, None, any_bars=True)
+            ]
+        else:
+            summaries = [
+                build_bars(store, name, span, say, bar_s=settings.bars.interval_s)
+                for store, name, span, settings in _each_venue(config, lake, venue, start, end, any_bars=True)
+            ]
     _emit_venues(summaries, as_json, lambda s: f"{s.venue}: {s.rows:,} bars of {s.symbols} symbols, {s.interval}")
 
 
@@ -416,14 +467,27 @@ def _span_text(start: str | None, end: str | None) -> Interval | None:
 
 
 def _each_venue(
-    config: Path | None, lake: Path | None, venue: str | None, start: str | None, end: str | None
+    config: Path | None,
+    lake: Path | None,
+    venue: str | None,
+    start: str | None,
+    end: str | None,
+    *,
+    any_bars: bool = False,
 ) -> Iterator[tuple["Lake", str, Interval, Config]]:
-    """Every venue to run with its interval: the given one, else all that the lake holds of the venue."""
+    """Every venue to run with its interval: the given one, else all that the lake holds of the venue.
+
+    Everything after the bars is made for bars of a minute: InputError for others, unless `any_bars`.
+    """
+    from features.bars import BAR_S
     from pipelines.bars import venue_span
     from pipelines.score import venues_to_run
 
     settings, store = _open(config, lake)
     _need_lake(store)
+    if not any_bars and settings.bars.interval_s != BAR_S:
+        what = f"features, models and guardrails are made for bars of {BAR_S} s, not of {settings.bars.interval_s} s"
+        raise InputError(what, where="`[bars] interval_s`", mend=f"set it to {BAR_S}, or use `cascadeguard bars` alone")
     chosen = _span_text(start, end)
     for name in venues_to_run(store, venue):
         yield store, name, chosen or venue_span(store, name), settings

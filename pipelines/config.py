@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipelines.errors import InputError
@@ -14,6 +14,19 @@ DEFAULT_FILE = Path("cascadeguard.toml")
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class BarsConfig(Section):
+    """The bars. Features, models and guardrails are made for 60 s; other intervals are for use outside of them."""
+
+    interval_s: int = Field(60, ge=1, le=86_400, description="length of a bar; divides a day")
+
+    @field_validator("interval_s")
+    @classmethod
+    def _divides_a_day(cls, value: int) -> int:
+        if 86_400 % value:
+            raise ValueError("must divide 86400")
+        return value
 
 
 class DetectorConfig(Section):
@@ -85,6 +98,7 @@ class Config(BaseSettings):
     instruments: tuple[Path, ...] = ()
     policy: Path | None = None
     seed: int = Field(7, ge=0, lt=2**31)
+    bars: BarsConfig = BarsConfig()
     detector: DetectorConfig = DetectorConfig()
     warning: WarningConfig = WarningConfig()
     label: LabelConfig = LabelConfig()

@@ -3,12 +3,18 @@
 The shipped files lie in `pipelines/instrument_files`; a user adds files with the setting `instruments`. A file holds
 `[[instrument]]` tables; `[defaults]` are values for all of them. A change of a contract is a new row with a later
 `effective_from`, never an edit: stored rows were sized with the old one.
+
+A symbol that holds `{base}` names a family: every symbol of that form which no table names by itself is an instrument
+with these values, its base read from the symbol. A venue lists hundreds of contracts that differ in nothing else.
 """
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +27,10 @@ from pipelines.config import Config, Section
 from pipelines.errors import InputError
 from pipelines.lake import Lake
 
-DOLLARS = ("USD", "USDT", "USDC")  # each counts as one dollar
+DOLLARS = ("USD", "USDT", "USDC", "BUSD")  # each counts as one dollar
 KEY = ("venue", "symbol", "effective_from")
 DEDUCTION_TOLERANCE_USD = 0.01
+BASE = "{base}"
 
 
 class Tier(Section):
@@ -41,8 +48,8 @@ class Instrument(Section):
     venue: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     symbol: str = Field(pattern=r"^[^\s'\"\\*,]+$")
     effective_from: AwareDatetime
-    base: str = Field(min_length=1)
-    quote: Literal["USD", "USDT", "USDC"]
+    base: str = Field("", description="read from the symbol in a family, required elsewhere")
+    quote: Literal["USD", "USDT", "USDC", "BUSD"]
     settlement: Literal["spot", "linear", "inverse"]
     contract_size: float = Field(gt=0)
     tick: float | None = Field(None, gt=0)
@@ -53,6 +60,66 @@ class Instrument(Section):
     fee_liquidation: float | None = Field(None, ge=0, lt=1)
     haircut: float | None = Field(None, ge=0, le=1)
     spot_reference: tuple[str, ...] | None = Field(None, min_length=1)
+
+
+@dataclass(frozen=True)
+class InstrumentBook:
+    """Everything the instrument files say: rows of schema `Instruments`, and families for symbols that no row names."""
+
+    rows: pl.DataFrame
+    families: tuple[Instrument, ...] = ()
+
+    def of(self, names: pl.DataFrame) -> pl.DataFrame:
+        """The rows of every `venue, symbol` in `names`, each version; a family's where no row names the symbol.
+
+        Where several families fit, the longest symbol pattern wins. Unknown names have no row.
+        """
+        wanted = names.select("venue", "symbol").drop_nulls().unique()
+        named = self.rows.join(wanted, on=["venue", "symbol"], how="semi")
+        unnamed = wanted.join(named, on=["venue", "symbol"], how="anti")
+        grown = [self._grown(venue, symbol) for venue, symbol in unnamed.sort("venue", "symbol").iter_rows()]
+        rows = [_row(item) for items in grown for item in items]
+        return pl.concat([named, pl.DataFrame(rows, schema=self.rows.schema)]).sort(KEY)
+
+    def _grown(self, venue: str, symbol: str) -> list[Instrument]:
+        """The family's versions for one symbol."""
+        fitting = [(item, found) for item in self._of_venue.get(venue, ()) if (found := _fits(item.symbol, symbol))]
+        longest = max((len(item.symbol) for item, _ in fitting), default=0)
+        return [
+            item.model_copy(update={"symbol": symbol, "base": found})
+            for item, found in fitting
+            if len(item.symbol) == longest
+        ]
+
+    @cached_property
+    def _of_venue(self) -> dict[str, list[Instrument]]:
+        by_venue: dict[str, list[Instrument]] = {}
+        for item in self.families:
+            by_venue.setdefault(item.venue, []).append(item)
+        return by_venue
+
+    def symbol_of(self, venue: str, base: str, quote: str, settlement: str) -> str | None:
+        """What `venue` calls its market of `base` in `quote`; null where no row and no family says so."""
+        asked = [pl.col("venue") == venue, pl.col("base") == base]
+        asked += [pl.col("quote") == quote, pl.col("settlement") == settlement]
+        named = self.rows.filter(*asked).sort("effective_from")
+        if named.height:
+            return str(named["symbol"][-1])
+        for item in self._of_venue.get(venue, ()):
+            if (item.quote, item.settlement) == (quote, settlement):
+                return item.symbol.replace(BASE, base)
+        return None
+
+
+def _fits(pattern: str, symbol: str) -> str | None:
+    """The base of `symbol` in a family's pattern, null where it is not of that form.
+
+    >>> _fits("{base}USDT", "1000PEPEUSDT"), _fits("{base}-USD", "BTC-USDT")
+    ('1000PEPE', None)
+    """
+    before, after = map(re.escape, pattern.split(BASE))
+    found = re.fullmatch(f"{before}([A-Za-z0-9]+){after}", symbol)
+    return None if found is None else found[1]
 
 
 def expected_deductions(bounds: Sequence[float], rates: Sequence[float]) -> list[float]:
@@ -98,6 +165,17 @@ def _row(instrument: Instrument) -> dict[str, Any]:
     return row
 
 
+def _name_faults(instrument: Instrument) -> Iterator[str]:
+    """A family takes its base from the symbol, everything else must name it."""
+    places = instrument.symbol.count(BASE)
+    if places > 1:
+        yield f"`symbol`: {BASE} may stand once, was {instrument.symbol!r}"
+    if places and instrument.base:
+        yield f"`base`: a family reads it from the symbol, was {instrument.base!r}"
+    if not places and not instrument.base:
+        yield "`base`: Field required"
+
+
 def _said(error: Any) -> str:
     name = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
@@ -128,6 +206,7 @@ def _parsed(name: str, text: str) -> Iterator[Instrument | str]:
         except ValidationError as error:
             yield from (f"{where}: {_said(item)}" for item in error.errors(include_url=False))
             continue
+        yield from (f"{where}: {fault}" for fault in _name_faults(instrument))
         if instrument.tiers is not None:
             yield from (f"{where}: {fault}" for fault in _tier_faults(instrument.tiers))
         yield instrument
@@ -147,8 +226,8 @@ def _cross_faults(instruments: Sequence[Instrument]) -> Iterator[str]:
                 yield f"{item.venue}:{item.symbol}: `spot_reference` {reference!r} is no spot instrument"
 
 
-def parse_instruments(files: Sequence[tuple[str, str]]) -> pl.DataFrame:
-    """`(name, text)` of TOML files -> frame of schema `Instruments`, sorted by key.
+def parse_instruments(files: Sequence[tuple[str, str]]) -> InstrumentBook:
+    """`(name, text)` of TOML files -> rows of schema `Instruments`, sorted by key, and families.
 
     Raises InputError that lists every violation of every file at once.
     """
@@ -158,8 +237,10 @@ def parse_instruments(files: Sequence[tuple[str, str]]) -> pl.DataFrame:
     faults += _cross_faults(instruments)
     if faults:
         raise InputError(f"{len(faults)} fault{'s' * (len(faults) > 1)} in instrument files", where=" | ".join(faults))
-    rows = pl.DataFrame([_row(item) for item in instruments], schema=polars_schema(Instruments))
-    return Instruments.validate(rows.sort(KEY))
+    named = [_row(item) for item in instruments if BASE not in item.symbol]
+    rows = pl.DataFrame(named, schema=polars_schema(Instruments))
+    families = tuple(item for item in instruments if BASE in item.symbol)
+    return InstrumentBook(Instruments.validate(rows.sort(KEY)), families)
 
 
 def shipped_files() -> list[tuple[str, str]]:
@@ -177,8 +258,8 @@ def _user_file(path: Path) -> tuple[str, str]:
         raise InputError(f"instrument file cannot be read ({error})", where=path, mend=mend) from None
 
 
-def load_instruments(config: Config) -> pl.DataFrame:
-    """The shipped instruments and those of `config.instruments`, of schema `Instruments`."""
+def load_instruments(config: Config) -> InstrumentBook:
+    """The shipped instruments and those of `config.instruments`."""
     return parse_instruments([*shipped_files(), *(_user_file(path) for path in config.instruments)])
 
 

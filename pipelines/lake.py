@@ -1,30 +1,47 @@
 """The lake: one Delta table per canonical or derived table, written atomically and exactly once.
 
-A source file is committed under its content hash (a Delta application transaction), so a run that is killed and
-repeated neither loses nor doubles a row. Derived tables are replaced interval by interval.
+A table is partitioned by venue and date; its files are parquet, each sorted by symbol and time, and hold one symbol
+alone where that is long enough. Files are written first and become part of the table in one commit of the Delta log,
+so a run that is killed leaves the old state (and files that nobody refers to: `cascadeguard compact` removes them).
+
+A source is committed under its content hash (a Delta application transaction), so that it is taken once, however often
+it is tried. Derived tables are replaced interval by interval.
 """
 
 import fcntl
-from collections.abc import Iterator
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.transaction import AddAction, RemoveAction
 
 from features.catalogue import KEY, NAMES
-from features.schema import CANONICAL, UTC_US, Bars, IngestLog, Quarantine, Scores, Structure, polars_schema
+from features.schema import CANONICAL, DERIVED, UTC_US, Bars, IngestLog, Quarantine, polars_schema
 from guardrails.accounts import SCHEMA as ACCOUNT_DECISIONS
 from guardrails.decide import DECISIONS, LIMITS, STATE
+from pipelines.encoding import decode, encode, physical_schema, write
 
 FEATURES_SCHEMA = pl.Schema({name: polars_schema(Bars)[name] for name in KEY} | dict.fromkeys(NAMES, pl.Float64()))
+PENDING_SCHEMA = pl.Schema(
+    {
+        "venue": pl.String(),
+        "symbol": pl.String(),
+        "ts": UTC_US,  # the first row's
+        "last": UTC_US,
+        "table": pl.String(),
+        "source_sha256": pl.String(),
+    }
+)
 SCHEMAS: dict[str, pl.Schema] = {
-    **{name: polars_schema(schema) for name, schema in CANONICAL.items()},
-    "bars": polars_schema(Bars),
-    "structure": polars_schema(Structure),
+    **{name: polars_schema(schema) for name, schema in (CANONICAL | DERIVED).items()},
     "features": FEATURES_SCHEMA,
-    "scores": polars_schema(Scores),
     "limits": pl.Schema(
         dict(LIMITS)
         | {"leverage_cap_hard": pl.Float64(), "leverage_cap_effective": pl.Float64(), "proposal": pl.String()}
@@ -35,14 +52,69 @@ SCHEMAS: dict[str, pl.Schema] = {
     "resets": pl.Schema(
         {"venue": pl.String(), "symbol": pl.String(), "ts": UTC_US, "rule": pl.String(), "by": pl.String()}
     ),
+    "pending": PENDING_SCHEMA,
     "quarantine": polars_schema(Quarantine),
     "ingest_log": polars_schema(IngestLog),
 }
-_NOT_BY_VENUE = frozenset({"quarantine", "ingest_log"})
+# Rows that come slowly lie in one partition a month: a day of them would be a file of a few rows.
+MONTHLY = frozenset(
+    {
+        "marks",
+        "funding",
+        "open_interest",
+        "liquidations",
+        "liquidation_counts",
+        "candles",
+        "collateral",
+        "positions",
+    }
+)
+UNDATED = frozenset({"instruments", "resets", "pending"})
+WHOLE = frozenset({"quarantine", "ingest_log"})  # neither by venue nor by date
+SYMBOL_ROWS_MIN = 20_000  # a symbol with as many rows in a partition has files of its own
+LOG = "_delta_log"
+FILES = pl.Schema(
+    {
+        "path": pl.String(),
+        "venue": pl.String(),
+        "rows": pl.Int64(),
+        "symbol_min": pl.String(),
+        "symbol_max": pl.String(),
+        "ts_min": UTC_US,
+        "ts_max": UTC_US,
+        "partition": pl.String(),
+        "bytes": pl.Int64(),
+    }
+)
 
 
-def _utc(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f") + "Z"
+def partition_columns(table: str) -> list[str]:
+    """What a table is partitioned by.
+
+    >>> partition_columns("trades"), partition_columns("instruments"), partition_columns("quarantine")
+    (['venue', 'date'], ['venue'], [])
+    """
+    if table in WHOLE:
+        return []
+    return ["venue"] if table in UNDATED else ["venue", "date"]
+
+
+def _date(table: str) -> pl.Expr:
+    day = pl.col("ts").dt.date()
+    return (day.dt.month_start() if table in MONTHLY else day).alias("date")
+
+
+def row_order(table: str) -> list[pl.Expr]:
+    """The order of rows inside a file: symbol, ts, then the rest of the key, trade ids by their number if they are one.
+
+    A table whose schema names no key is ordered by symbol and ts alone.
+    """
+    schema = (CANONICAL | DERIVED).get(table)
+    given = SCHEMAS[table].names()
+    lead = [name for name in ("symbol", "ts") if name in given]
+    rest = [name for name in schema.primary_key() if name not in ("venue", *lead)] if schema is not None else []
+    number = [pl.col("trade_id").cast(pl.Int64, strict=False)] if "trade_id" in rest else []
+    return [*(pl.col(name) for name in lead), *number, *(pl.col(name) for name in rest)]
 
 
 class Lake:
@@ -50,6 +122,9 @@ class Lake:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._listed: dict[str, tuple[int, pl.DataFrame]] = {}
+
+    # --- what there is ---
 
     def path(self, table: str) -> Path:
         return self.root / "tables" / table
@@ -65,36 +140,22 @@ class Lake:
         """Whether `source_sha256` has already been appended to `table`."""
         return self.has(table) and DeltaTable(self.path(table)).transaction_version(source_sha256) is not None
 
-    def append(self, table: str, frame: pl.DataFrame, source_sha256: str) -> None:
-        """Append `frame` in one commit, once per source: a second call with the same hash changes nothing."""
-        if self.committed(table, source_sha256):
-            return
-        self.path(table).mkdir(parents=True, exist_ok=True)
-        write_deltalake(
-            self.path(table),
-            frame,
-            mode="append",
-            partition_by=self._partition_by(table),
-            commit_properties=CommitProperties(app_transactions=[Transaction(source_sha256, 1)]),
-        )
-
-    def replace(self, table: str, frame: pl.DataFrame, venue: str, start: datetime, end: datetime) -> None:
-        """Put `frame` in place of the rows of `venue` with `ts` in (start, end], in one commit."""
-        predicate = f"venue = '{venue}' AND ts > '{_utc(start)}' AND ts <= '{_utc(end)}'"
+    def files(self, table: str) -> pl.DataFrame:
+        """The files of `table` with what they hold (columns of `FILES`), in no particular order."""
         if not self.has(table):
-            self._create(table)
-        write_deltalake(
-            self.path(table), frame, mode="overwrite", predicate=predicate, partition_by=self._partition_by(table)
-        )
+            return pl.DataFrame(schema=FILES)
+        delta = DeltaTable(self.path(table))
+        version, listed = self._listed.get(table, (-1, pl.DataFrame(schema=FILES)))
+        if version != delta.version():
+            listed = _listing(delta)
+            self._listed[table] = delta.version(), listed
+        return listed
 
-    def _create(self, table: str) -> None:
-        self.path(table).mkdir(parents=True, exist_ok=True)
-        empty = pl.DataFrame(schema=SCHEMAS[table])
-        write_deltalake(self.path(table), empty, mode="ignore", partition_by=self._partition_by(table))
+    def reaches(self, table: str, venue: str, start: datetime, end: datetime, symbol: str | None = None) -> bool:
+        """Whether a file of `table` may hold rows with `ts` in (start, end]. Reads the log alone."""
+        return self._chosen(table, venue, start, end, symbol).height > 0
 
-    @staticmethod
-    def _partition_by(table: str) -> list[str] | None:
-        return None if table in _NOT_BY_VENUE else ["venue"]
+    # --- reading ---
 
     def scan(
         self,
@@ -105,18 +166,165 @@ class Lake:
         symbol: str | None = None,
     ) -> pl.LazyFrame:
         """Rows of `table` with `ts` in (start, end], in canonical types; an empty frame where the table is absent."""
-        if not self.has(table):
-            return pl.LazyFrame(schema=SCHEMAS[table])
-        frame = pl.scan_delta(str(self.path(table)))
-        if venue is not None:
-            frame = frame.filter(pl.col("venue") == venue)
+        chosen = _needs(self._chosen(table, venue, start, end, symbol), start, end, symbol)
+        return self._read(table, chosen.sort("venue", "filtered"), start, end, symbol)
+
+    def scan_sorted(
+        self, table: str, venue: str, symbol: str, start: datetime, end: datetime, *, stored: bool = False
+    ) -> pl.LazyFrame:
+        """The rows of one symbol in the order of `row_order`, `ts` in (start, end].
+
+        With `stored`, the columns as they lie in the files (see `pipelines.encoding`), which is faster to read.
+        Files whose times do not overlap are read one after the other, in constant memory; overlapping ones (late
+        rows, until the table is compacted) are sorted first, which takes memory for the rows asked for.
+        """
+        chosen = self._chosen(table, venue, start, end, symbol).sort("ts_min", "ts_max", "path")
+        apart = chosen.select((pl.col("ts_min") > pl.col("ts_max").shift()).fill_null(True).all()).item()
+        if apart and stored:
+            return self._read(table, chosen, start, end, symbol, stored=True)
+        rows = self._read(table, chosen, start, end, symbol)
+        ordered = rows if apart else rows.sort(row_order(table), nulls_last=True)
+        return encode(table, ordered.collect()).lazy() if stored else ordered
+
+    def scan_files(self, table: str, files: pl.DataFrame) -> pl.LazyFrame:
+        """All rows of some of the files of `self.files(table)`."""
+        return self._read(table, files, None, None, None)
+
+    def _chosen(
+        self, table: str, venue: str | None, start: datetime | None, end: datetime | None, symbol: str | None
+    ) -> pl.DataFrame:
+        """The files that can hold rows asked for."""
+        files = self.files(table)
+        if venue is not None and "venue" in partition_columns(table):
+            files = files.filter(pl.col("venue") == venue)
         if symbol is not None:
-            frame = frame.filter(pl.col("symbol") == symbol)
+            inside = (pl.col("symbol_min") <= symbol) & (pl.col("symbol_max") >= symbol)
+            files = files.filter(inside.fill_null(True))
         if start is not None:
-            frame = frame.filter(pl.col("ts") > start)
+            files = files.filter((pl.col("ts_max") > start).fill_null(True))
         if end is not None:
-            frame = frame.filter(pl.col("ts") <= end)
-        return frame
+            files = files.filter((pl.col("ts_min") <= end).fill_null(True))
+        return files
+
+    def _read(
+        self,
+        table: str,
+        files: pl.DataFrame,
+        start: datetime | None,
+        end: datetime | None,
+        symbol: str | None,
+        *,
+        stored: bool = False,
+    ) -> pl.LazyFrame:
+        """The rows of `files`, filtered only where a file holds others too; canonical, or `stored` as they lie."""
+        if files.is_empty():
+            empty = pl.DataFrame(schema=SCHEMAS[table])
+            return (encode(table, empty) if stored else empty).lazy()
+        needs = _needs(files, start, end, symbol)
+        runs = needs.with_columns(pl.struct("venue", "filtered").rle_id().alias("run"))
+        groups = runs.partition_by("run", maintain_order=True)  # neighbours of one sort: files keep their order
+        frames = [self._stored(table, group).filter(*_wanted(group, start, end, symbol)) for group in groups]
+        whole = frames if stored else [decode(table, frame).select(SCHEMAS[table].names()) for frame in frames]
+        return whole[0] if len(whole) == 1 else pl.concat(whole)
+
+    def _stored(self, table: str, files: pl.DataFrame) -> pl.LazyFrame:
+        """All rows of files of one venue, or of a table that is not partitioned, as they lie."""
+        rows = pl.scan_parquet(
+            [self.path(table) / path for path in files["path"]],
+            schema=self._stored_schema(table),
+            missing_columns="insert",
+            extra_columns="ignore",
+            hive_partitioning=False,
+        )
+        by_venue = "venue" in partition_columns(table)
+        return rows.with_columns(pl.lit(files["venue"][0]).alias("venue")) if by_venue else rows
+
+    @staticmethod
+    def _stored_schema(table: str) -> pl.Schema:
+        partitions = partition_columns(table)
+        return pl.Schema({n: t for n, t in physical_schema(table, SCHEMAS[table]).items() if n not in partitions})
+
+    # --- writing ---
+
+    def append(self, table: str, frames: pl.DataFrame | Iterable[pl.DataFrame], source_sha256: str) -> None:
+        """Append `frames` in one commit, once per source: a second call with the same hash changes nothing.
+
+        Frames are taken one at a time, so an iterator of them is as good as a table that does not fit into memory.
+        """
+        if self.committed(table, source_sha256):
+            return
+        parts = [frames] if isinstance(frames, pl.DataFrame) else frames
+        added = [action for frame in parts for action in self._write(table, frame)]
+        self._commit(table, added, [], CommitProperties(app_transactions=[Transaction(source_sha256, 1)]))
+
+    def replace(
+        self, table: str, frame: pl.DataFrame, venue: str, start: datetime, end: datetime, *, symbol: str | None = None
+    ) -> None:
+        """Put `frame` in place of the rows of `venue` (and `symbol`) with `ts` in (start, end], in one commit."""
+        touched = _needs(self._chosen(table, venue, start, end, symbol), start, end, symbol)
+        gone = (pl.col("ts") > start) & (pl.col("ts") <= end)
+        if symbol is not None:
+            gone &= pl.col("symbol") == symbol
+        rest = touched.filter("filtered")
+        kept = self._read(table, rest, None, None, None).filter(~gone).collect()
+        added = [*self._write(table, kept), *self._write(table, frame)]
+        self._commit(table, added, _removals(touched))
+
+    def drop(self, table: str, files: pl.DataFrame, rows: Iterable[pl.DataFrame] = ()) -> None:
+        """Take `files` (rows of `self.files(table)`) out of the table and put `rows` in their place, in one commit."""
+        added = [action for frame in rows for action in self._write(table, frame)]
+        if added or files.height:
+            self._commit(table, added, _removals(files))
+
+    def sweep(self, table: str) -> int:
+        """Delete the files that `table` no longer refers to; returns their number. The caller holds the lock."""
+        kept = {self.path(table) / path for path in self.files(table)["path"]}
+        stray = [path for path in self.path(table).rglob("*.parquet") if path not in kept and LOG not in path.parts]
+        for path in stray:
+            path.unlink()
+        return len(stray)
+
+    def _write(self, table: str, frame: pl.DataFrame) -> Iterator[AddAction]:
+        """Write the rows of `frame` to files that nobody refers to yet."""
+        partitions = partition_columns(table)
+        dated = frame.select(SCHEMAS[table].names())
+        if "date" in partitions:
+            dated = dated.with_columns(_date(table))
+        for group in dated.partition_by(partitions, maintain_order=True) if partitions else [dated]:
+            values = {name: str(group[name][0]) for name in partitions} if group.height else {}
+            for part in _by_symbol(group.sort(row_order(table), nulls_last=True)):
+                yield self._write_file(table, part.select(SCHEMAS[table].names()), values)
+
+    def _write_file(self, table: str, rows: pl.DataFrame, values: dict[str, str]) -> AddAction:
+        name = Path(*(f"{column}={value}" for column, value in values.items()), f"{uuid.uuid4().hex}.parquet")
+        target = self.path(table) / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(table, encode(table, rows).drop(*values, strict=False), target)
+        now_ms = int(datetime.now(UTC).timestamp() * 1000)
+        return AddAction(str(name), target.stat().st_size, values, now_ms, True, _statistics(rows))
+
+    def _commit(
+        self,
+        table: str,
+        added: Sequence[AddAction],
+        removed: Sequence[RemoveAction],
+        properties: CommitProperties | None = None,
+    ) -> None:
+        if not self.has(table):
+            self._create(table)
+        delta = DeltaTable(self.path(table))
+        delta.create_write_transaction(
+            [*added, *removed], "append", delta.schema(), partition_columns(table), commit_properties=properties
+        )
+
+    def _create(self, table: str) -> None:
+        self.path(table).mkdir(parents=True, exist_ok=True)
+        schema = dict(physical_schema(table, SCHEMAS[table])) | {
+            name: SCHEMAS[table].get(name, pl.Date()) for name in partition_columns(table)
+        }
+        write_deltalake(
+            self.path(table), pl.DataFrame(schema=schema), mode="ignore", partition_by=partition_columns(table) or None
+        )
 
     @contextmanager
     def writer(self) -> Iterator[None]:
@@ -125,3 +333,82 @@ class Lake:
         with (self.root / ".writer.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _listing(delta: DeltaTable) -> pl.DataFrame:
+    """The add actions of a Delta table in the shape of `FILES`."""
+    found = pl.DataFrame(delta.get_add_actions(flatten=True))
+    names = {
+        "path": "path",
+        "partition.venue": "venue",
+        "num_records": "rows",
+        "min.symbol": "symbol_min",
+        "max.symbol": "symbol_max",
+        "min.ts": "ts_min",
+        "max.ts": "ts_max",
+        "partition.date": "partition",
+        "size_bytes": "bytes",
+    }
+    listed = found.select(
+        (pl.col(old) if old in found.columns else pl.lit(None)).cast(FILES[new]).alias(new)
+        for old, new in names.items()
+    )
+    # The log writes a path as part of an address: "<" as "%3C". On disk it has its own name.
+    return listed.with_columns(pl.Series("path", [unquote(path) for path in listed["path"]], dtype=pl.String))
+
+
+def _needs(files: pl.DataFrame, start: datetime | None, end: datetime | None, symbol: str | None) -> pl.DataFrame:
+    """Add `filtered`: whether a file holds rows beside those asked for."""
+    other = pl.lit(False)
+    if symbol is not None:
+        other |= ~((pl.col("symbol_min") == symbol) & (pl.col("symbol_max") == symbol)).fill_null(False)
+    if start is not None:
+        other |= ~(pl.col("ts_min") > start).fill_null(False)
+    if end is not None:
+        other |= ~(pl.col("ts_max") <= end).fill_null(False)
+    return files.with_columns(other.alias("filtered"))
+
+
+def _wanted(files: pl.DataFrame, start: datetime | None, end: datetime | None, symbol: str | None) -> list[pl.Expr]:
+    """What rows of `files` must satisfy; nothing where the files hold no others."""
+    if not files["filtered"].any():
+        return []
+    wanted = [pl.col("symbol") == symbol] if symbol is not None else []
+    wanted += [pl.col("ts") > start] if start is not None else []
+    return wanted + ([pl.col("ts") <= end] if end is not None else [])
+
+
+def _by_symbol(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Long symbols by themselves, the short ones together; `rows` are sorted by symbol."""
+    if "symbol" not in rows.columns or rows.height < SYMBOL_ROWS_MIN:
+        if rows.height:
+            yield rows
+        return
+    groups = rows.partition_by("symbol", maintain_order=True)
+    yield from (group for group in groups if group.height >= SYMBOL_ROWS_MIN)
+    short = [group for group in groups if group.height < SYMBOL_ROWS_MIN]
+    if short:
+        yield pl.concat(short)
+
+
+def _statistics(rows: pl.DataFrame) -> str:
+    """Delta statistics of the columns that readers choose files by."""
+    kept = [name for name in ("symbol", "ts") if name in rows.columns and not rows[name].is_null().any()]
+    first, last = rows.select(pl.col(kept).min()), rows.select(pl.col(kept).max())
+
+    def shown(bounds: pl.DataFrame) -> dict[str, Any]:
+        moment = pl.col("ts").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+        return bounds.with_columns(moment).row(0, named=True) if "ts" in kept else bounds.to_dicts()[0] if kept else {}
+
+    counts = {"numRecords": rows.height, "nullCount": {name: int(rows[name].null_count()) for name in kept}}
+    return json.dumps(counts | {"minValues": shown(first), "maxValues": shown(last)})
+
+
+def _removals(files: pl.DataFrame) -> list[RemoveAction]:
+    now_ms = int(datetime.now(UTC).timestamp() * 1000)
+    return [RemoveAction(row["path"], True, now_ms, row["bytes"], _partition_values(row)) for row in files.to_dicts()]
+
+
+def _partition_values(row: dict[str, Any]) -> dict[str, str | None]:
+    values = {"venue": row["venue"], "date": row["partition"]}
+    return {name: value for name, value in values.items() if value is not None}

@@ -62,7 +62,7 @@ def _append(lake: Lake, table: str, frame: pl.DataFrame, source: str) -> int:
     rows = schema.validate(frame.select(polars_schema(schema).names()).sort(_order(schema)))
     lake.append(table, rows, source_sha256)
     line = {"table": table, "source": source, "source_sha256": source_sha256, "adapter": "simulator"}
-    counts = {"rows_read": rows.height, "rows_accepted": rows.height, "rows_quarantined": 0}
+    counts = {"rows_read": rows.height, "rows_accepted": rows.height, "rows_quarantined": 0, "rows_silent": 0}
     entry = pl.DataFrame([line | counts], schema=polars_schema(IngestLog))
     lake.append("ingest_log", entry, hashlib.sha256(f"{source}/{table}".encode()).hexdigest())
     return rows.height

@@ -46,7 +46,8 @@ def trades(path: Path, body: str, header: str = HEADER) -> Path:
 
 def test_help_lists_the_commands_in_the_order_data_flows(tmp_path: Path) -> None:
     done = process("--help", cwd=tmp_path)
-    order = ["demo", "simulate", "ingest", "doctor", "bars", "features", "labels", "train", "models", "score", "guard",
+    order = ["demo", "simulate", "ingest", "compact", "retain", "doctor",
+             "bars", "features", "labels", "train", "models", "score", "guard",
              "report", "policy", "replay", "explain"]  # fmt: skip
     places = [done.stdout.index(f"│ {name} ") for name in order]
     assert done.returncode == 0
@@ -106,7 +107,7 @@ def test_bad_rows_go_to_quarantine_with_their_line_and_reason(tmp_path: Path) ->
     prices = [28.41, 0, "nan", "abc", 28.5]
     body = "".join(ROW.format(id=number, price=price) for number, price in enumerate(prices))
     body += ROW.format(id=0, price=28.41)  # a duplicate id
-    body += ROW.format(id=9, price=28.41).replace("AVAXUSD_PERP", "NOPEUSD_PERP")
+    body += ROW.format(id=9, price=28.41).replace("AVAXUSD_PERP", "NOPE")
     trades(tmp_path / "bad.csv", body)
     done = cascadeguard(
         "ingest", "tardis", "bad.csv", "--venue", "binance-coinm", "--lake", "L", "--json", cwd=tmp_path
@@ -119,7 +120,7 @@ def test_bad_rows_go_to_quarantine_with_their_line_and_reason(tmp_path: Path) ->
 
 
 def test_an_unknown_symbol_alone_is_one_line(tmp_path: Path) -> None:
-    trades(tmp_path / "odd.csv", ROW.format(id=1, price=28.41).replace("AVAXUSD_PERP", "NOPEUSD_PERP"))
+    trades(tmp_path / "odd.csv", ROW.format(id=1, price=28.41).replace("AVAXUSD_PERP", "NOPE"))
     refused(cascadeguard("ingest", "tardis", "odd.csv", "--lake", "L", cwd=tmp_path), "odd.csv", "unknown_symbol")
 
 
@@ -141,3 +142,26 @@ def test_an_internal_failure_is_exit_1(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(cli, "load_config", broken)
     assert cli.run(["doctor"]) == 1
     assert capsys.readouterr().err.endswith("error: internal failure, please report it: RuntimeError: a bug\n")
+
+
+def test_bars_are_built_for_what_is_new_and_other_steps_want_bars_of_a_minute(tmp_path: Path) -> None:
+    trades(tmp_path / "1.csv", ROW.format(id=1, price=28.41))
+    cascadeguard("ingest", "tardis", "1.csv", "--lake", "lake", cwd=tmp_path)
+    built = json.loads(cascadeguard("bars", "--lake", "lake", "--json", cwd=tmp_path).stdout)["venues"][0]
+    assert built["rows"] >= 1
+    again = json.loads(cascadeguard("bars", "--lake", "lake", "--json", cwd=tmp_path).stdout)["venues"][0]
+    assert (again["rows"], again["interval"]) == (0, "nothing waits")
+    (tmp_path / "own.toml").write_text("[bars]\ninterval_s = 300\n")
+    of_other_bars = cascadeguard("features", "--lake", "lake", "--config", "own.toml", cwd=tmp_path)
+    refused(of_other_bars, "made for bars of 60 s, not of 300 s", "[bars] interval_s")
+    (tmp_path / "own.toml").write_text("[bars]\ninterval_s = 7\n")
+    refused(cascadeguard("bars", "--lake", "lake", "--config", "own.toml", cwd=tmp_path), "must divide 86400")
+
+
+def test_compact_and_retain_are_commands(tmp_path: Path) -> None:
+    trades(tmp_path / "1.csv", ROW.format(id=1, price=28.41))
+    cascadeguard("ingest", "tardis", "1.csv", "--lake", "lake", cwd=tmp_path)
+    assert json.loads(cascadeguard("compact", "--lake", "lake", "--json", cwd=tmp_path).stdout)["files_after"] > 0
+    kept = cascadeguard("retain", "--table", "trades", "--days", "1", "--lake", "lake", "--json", cwd=tmp_path)
+    assert json.loads(kept.stdout)["rows_dropped"] == 0
+    refused(cascadeguard("retain", "--table", "nope", "--days", "1", "--lake", "lake", cwd=tmp_path), "nope")

@@ -5,7 +5,7 @@ import pytest
 
 from features.schema import Trades
 from pipelines.config import Config
-from pipelines.ingest import ingest
+from pipelines.ingest import Choice, ingest
 from pipelines.lake import Lake
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -42,7 +42,7 @@ def test_spot_files_are_taken_as_spot(tmp_path: Path) -> None:
     folder = DATA / "oct10-spot-trades"
     assert len(list(folder.iterdir())) == 19
     chosen = [path for path in sorted(folder.iterdir()) if path.stat().st_size < 350_000]
-    summary = ingest("tardis", chosen, Lake(tmp_path), Config(), role="spot")
+    summary = ingest("tardis", chosen, Lake(tmp_path), Config(), Choice(role="spot"))
     assert summary.files == len(chosen) >= 9
     assert summary.rows_quarantined == 0
     assert {symbol.partition(":")[0] for symbol in summary.symbols} == {"coinbase", "gemini"}
@@ -50,7 +50,7 @@ def test_spot_files_are_taken_as_spot(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_all_nineteen_spot_files_are_known(tmp_path: Path) -> None:
-    summary = ingest("tardis", [DATA / "oct10-spot-trades"], Lake(tmp_path), Config(), role="spot")
+    summary = ingest("tardis", [DATA / "oct10-spot-trades"], Lake(tmp_path), Config(), Choice(role="spot"))
     assert (summary.files, len(summary.symbols), summary.rows_accepted) == (19, 19, 1_032_393)
 
 

@@ -9,7 +9,7 @@ import pytest
 from features.schema import CANONICAL
 from pipelines.config import Config
 from pipelines.guard import guard_venue
-from pipelines.ingest import ingest
+from pipelines.ingest import Choice, ingest
 from pipelines.lake import Lake
 from pipelines.score import score_venue
 from pipelines.times import Interval, parse_time
@@ -38,8 +38,8 @@ def day(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Lake:
     folder = real_data / "oct10-binance-coinm-trades"
     perps = [path for path in sorted(folder.iterdir()) if any(f"_{name}USD_" in path.name for name in PERPS)]
     spots = [path for path in sorted((real_data / "oct10-spot-trades").iterdir()) if any(p in path.name for p in PERPS)]
-    ingest("tardis", perps, lake, Config(), venue="binance-coinm")
-    ingest("tardis", [*spots, *(real_data / "oct10-spot-trades").glob("*BTCUSD*")], lake, Config(), role="spot")
+    ingest("tardis", perps, lake, Config(), Choice(venue="binance-coinm"))
+    ingest("tardis", [*spots, *(real_data / "oct10-spot-trades").glob("*BTCUSD*")], lake, Config(), Choice(role="spot"))
     ingest("binance-archive", [real_data / "oct10-binance-bookdepth"], lake, Config())
     run(lake, DAY)
     return lake

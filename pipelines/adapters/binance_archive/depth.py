@@ -12,66 +12,44 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from features.schema import BookDepth, polars_schema
 from pipelines.adapters.adapter import (
-    Adapter,
+    Batch,
+    Kind,
     Origin,
+    candidates,
     not_negative,
     number,
-    plausible,
     reasons,
     unless_ragged,
     with_instrument,
 )
-from pipelines.errors import InputError
+from pipelines.adapters.binance_archive.files import (
+    dated,
+    file_name,
+    futures_only,
+    named,
+    number_checks,
+    placed,
+    recognised,
+    symbol_check,
+    table_of,
+    text_moment,
+)
 
 COLUMNS = ("timestamp", "percentage", "depth", "notional")
 OPTIONAL = ("weighted_avg_price",)
-FILE_NAME = re.compile(r"^(?P<symbol>[A-Z0-9_]+)-bookDepth-\d{4}-\d{2}-\d{2}")
 FROZEN_BAND_BPS_MAX = 100
-STAMP_FORMAT = "%Y-%m-%d %H:%M:%S%.f"
 _STAMP = re.compile(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}(\.\d+)?")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
-WORKING = ("depth", "notional", "average_price")  # what `judge` needs beyond the canonical columns
+WORKING = ("depth", "notional", "average_price")  # what `sound_snapshots` needs beyond the canonical columns
 
 
-def _header(fields: Sequence[str]) -> bool:
-    return not _STAMP.fullmatch(fields[0])
-
-
-def _recognises(_: str, fields: Sequence[str]) -> bool:
-    if _header(fields):
-        return set(COLUMNS) <= set(fields)
+def _recognises(name: str, fields: Sequence[str]) -> bool:
+    """The name or the header says so; of a file without either, the shape of its first line."""
+    if file_name(name) is not None or not _STAMP.fullmatch(fields[0] if fields else ""):
+        return recognised("bookDepth", COLUMNS)(name, fields)
     whole = len(COLUMNS) <= len(fields) <= len(COLUMNS) + len(OPTIONAL)
     return whole and all(_NUMBER.fullmatch(field) for field in fields[1:4])
-
-
-def _symbol_of(name: str) -> str:
-    """The symbol in a file's name.
-
-    >>> _symbol_of("BTCUSDT-bookDepth-2025-10-10.csv.gz")
-    'BTCUSDT'
-    """
-    found = FILE_NAME.match(name)
-    if found is None:
-        raise InputError(
-            "file name does not tell the symbol", where=name, mend="name it SYMBOL-bookDepth-YYYY-MM-DD.csv"
-        )
-    return found["symbol"]
-
-
-def default_venue(symbol: str) -> str:
-    """Coin-margined symbols are quoted in USD, dollar-margined ones in a dollar token.
-
-    >>> default_venue("BTCUSDT"), default_venue("BTCUSD_PERP"), default_venue("BTCUSD_251226")
-    ('binance-usdm', 'binance-coinm', 'binance-coinm')
-    """
-    return "binance-coinm" if symbol.endswith("_PERP") or "USD_" in symbol else "binance-usdm"
-
-
-def _stamp() -> pl.Expr:
-    text = pl.col("timestamp")
-    return text.str.to_datetime(STAMP_FORMAT, strict=False, time_unit="us", time_zone="UTC")
 
 
 def _band_bps(share_pct: pl.Expr) -> pl.Expr:
@@ -82,20 +60,17 @@ def _band_bps(share_pct: pl.Expr) -> pl.Expr:
 
 
 def _named(raw: pl.DataFrame, origin: Origin) -> pl.DataFrame:
-    symbol = str(origin.symbol)
     share_pct = number("percentage")
     return raw.select(
         "line",
         "ragged",
-        pl.lit(origin.venue if origin.venue is not None else default_venue(symbol)).alias("venue"),
-        pl.lit(symbol).alias("symbol"),
-        plausible(_stamp()).alias("ts"),
-        plausible(_stamp()).alias("known_at"),
+        *named(origin),
+        *dated(text_moment("timestamp")),
         pl.when(share_pct < 0).then(pl.lit("bid")).when(share_pct > 0).then(pl.lit("ask")).alias("side"),
         _band_bps(share_pct).alias("band_bps"),
         number("depth").alias("depth"),
         number("notional").alias("notional"),
-    )
+    ).with_columns(known_at="ts")
 
 
 def _valued(rows: pl.DataFrame) -> pl.DataFrame:
@@ -113,26 +88,23 @@ def _valued(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _reason() -> pl.Expr:
-    ts, depth, notional = pl.col("ts").is_not_null(), pl.col("depth"), pl.col("notional")
     return reasons(
-        ("unreadable_ts", ts),
-        ("unknown_symbol", pl.col("contract_size").is_not_null() | ~ts),
+        ("unreadable_ts", pl.col("ts").is_not_null()),
+        symbol_check(),
         ("unreadable_percentage", pl.col("band_bps").is_not_null() & pl.col("side").is_not_null()),
-        ("unreadable_depth", depth.is_not_null()),
-        ("depth_negative", depth.is_null() | not_negative("depth")),
-        ("unreadable_notional", notional.is_not_null()),
-        ("notional_negative", notional.is_null() | not_negative("notional")),
+        *number_checks("depth", "negative", not_negative),
+        *number_checks("notional", "negative", not_negative),
     )
 
 
-def book_depth(raw: pl.DataFrame, origin: Origin) -> pl.DataFrame:
-    """Text columns -> candidate rows of `BookDepth` with `line`, `settlement`, `reason` and what `judge` needs.
+def book_depth(raw: pl.DataFrame, origin: Origin) -> Batch:
+    """Text columns -> candidate rows of `BookDepth`, and what `sound_snapshots` needs.
 
     band_bps = |percentage| * 100; depth_usd = notional (linear) or depth * contract_size (inverse). The file has no
     capture stamp: `known_at` = `ts`.
     """
     rows = _valued(with_instrument(_named(raw, origin), origin.instruments))
-    return rows.select(*polars_schema(BookDepth).names(), "line", "settlement", *WORKING, unless_ragged(_reason()))
+    return {"book_depth": candidates("book_depth", rows, unless_ragged(_reason()), WORKING)}
 
 
 def _standing_still(rows: pl.DataFrame) -> pl.DataFrame:
@@ -160,13 +132,13 @@ def _nearest_average(side: str) -> pl.Expr:
     return pl.col("average_price").filter(held).first()
 
 
-def sound_snapshots(rows: pl.DataFrame) -> pl.DataFrame:
-    """`line, reason` of every row whose snapshot (the rows of one `ts`) is refused.
+def sound_snapshots(_: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """`line, item, reason` of every row whose snapshot (the rows of one `ts`) is refused.
 
     `one_sided_book`: a side is missing or empty, so nothing proves the book uncrossed.
     `crossed_book`: average price of the nearest bid band >= that of the nearest ask band.
     `frozen_book`: in every band up to 100 bps of a side, depth and notional (hence the average price) are those of the
-    snapshot before. The first snapshot of a file has none before it.
+    snapshot before. The first snapshot of a day has none before it.
     `non_monotone_depth`: depth or notional falls with a wider band.
     """
     snapshots = (
@@ -190,17 +162,14 @@ def sound_snapshots(rows: pl.DataFrame) -> pl.DataFrame:
         ),
     )
     refused = found.filter(pl.col("reason").is_not_null())
-    return rows.select("ts", "line").join(refused, on="ts", how="inner").select("line", "reason")
+    return rows.select("ts", "line", "item").join(refused, on="ts", how="inner").select("line", "item", "reason")
 
 
-BINANCE_ARCHIVE = Adapter(
-    name="binance-archive",
-    table="book_depth",
-    columns=COLUMNS,
-    columns_optional=OPTIONAL,
-    header=_header,
+BOOK_DEPTH = Kind(
+    name="bookDepth",
+    tables=("book_depth",),
+    layout=table_of(COLUMNS, OPTIONAL),
     recognises=_recognises,
-    symbol_of=_symbol_of,
-    candidates=book_depth,
+    convert=placed(book_depth, futures_only),
     judge=sound_snapshots,
 )
