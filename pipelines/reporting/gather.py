@@ -9,6 +9,7 @@ from guardrails.ladder import ACTIONS
 from models.scores import INPUT_TABLES
 from pipelines.errors import InputError
 from pipelines.lake import Lake
+from pipelines.reporting.coverage import Coverage, gather_coverage
 from pipelines.times import Interval, show_time
 
 KEY = ("venue", "symbol")
@@ -38,6 +39,7 @@ class Material:
     health: pl.DataFrame  # per symbol: minutes, minutes with each input, worst delays and ages
     gaps: pl.DataFrame  # minutes in which trade ids are missing
     refused: pl.DataFrame  # quarantined rows by venue, symbol, table and reason
+    coverage: Coverage  # when each canonical table of each symbol has rows, is silent, frozen or refused
     ingest: pl.DataFrame  # rows read, accepted, quarantined by table and adapter, over the whole lake
 
 
@@ -181,5 +183,6 @@ def gather(lake: Lake, venue: str | None, interval: Interval | None) -> Material
         health=_health(rows("bars")),
         gaps=rows("bars").filter(gap > 0).select(*KEY, "ts", gap).collect().sort(*KEY, "ts"),
         refused=_refused(lake, venues, span),
+        coverage=gather_coverage(lake, venues, span),
         ingest=_ingest(lake),
     )

@@ -7,6 +7,7 @@ import polars as pl
 
 from models.scores import INPUT_TABLES
 from pipelines.reporting import words
+from pipelines.reporting.coverage import coverage_view
 from pipelines.reporting.gather import FEED_AGES, KEY, Material
 
 BUSY_MIN = 10  # minutes of the window in which the most trade ids are missing
@@ -144,11 +145,12 @@ def _ingest(ingest: pl.DataFrame) -> dict[str, Any]:
 
 
 def health_view(material: Material) -> dict[str, Any]:
-    """Sentences first, then a row per symbol, then the totals of the ingest log."""
+    """Sentences first, then the coverage plot, a row per symbol, and the totals of the ingest log."""
     total = int(material.refused.select(*KEY, "table", "total").unique()["total"].sum())
     return {
         "refused_total": total,
         "sentences": refusals(material.refused) + ([_concentrated(material.gaps)] if material.gaps.height else []),
         "symbols": symbol_rows(material),
+        "coverage": coverage_view(material.coverage, material.interval),
         "ingest": _ingest(material.ingest),
     }
