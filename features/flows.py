@@ -188,9 +188,11 @@ def _event_pass(rows: EventRows, mids: Mids, grid: Grid, last: Ints, whole: Ints
         to[EVENT_KNOWN] = max(to[EVENT_KNOWN], mids.known[quote])
         mid = mids.mid[quote]
         away_bps = (mid - price) / mid * (1e4 if rows.is_bid[row] else -1e4)
-        for band in range(len(_BANDS)):
-            if away_bps <= _BANDS[band]:
-                to[NEAR + flow * len(_BANDS) + band] += micro
+        band = 0
+        while band < len(_BANDS) and away_bps > _BANDS[band]:
+            band += 1
+        if band < len(_BANDS):
+            to[NEAR + flow * len(_BANDS) + band] += micro
     return quote
 
 
@@ -374,6 +376,8 @@ def _event_frame(whole: Ints, grid: Grid) -> pl.DataFrame:
     names += [f"{event}_{side}" for event in EVENTS for side in sides]
     names += [f"{event}_{side}_{band}bps" for event in EVENTS[:2] for side in sides for band in DEPTH_BANDS_BPS]
     names += ["events", "known", "unplaced"]
+    near = whole[:, NEAR:EVENT_ROWS].reshape(-1, 4, len(_BANDS))
+    np.cumsum(near, axis=2, out=near)  # the pass adds each event to its nearest band alone
     flows = pl.DataFrame(whole, schema=names, orient="row")
     return flows.with_columns(grid.ends()).filter(pl.col("events") > 0)
 

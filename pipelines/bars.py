@@ -60,13 +60,22 @@ def venue_span(lake: Lake, venue: str, bar_s: int = BAR_S) -> Interval:
     return Interval(midnight + (first - midnight) // step * step, midnight - (midnight - last) // step * step)
 
 
-def _first_seen(lake: Lake, venue: str) -> dict[str, dict[str, datetime]]:
-    """Symbol -> table -> earliest `ts` in the lake, of all tables that bars read and that hold the symbol."""
-    found: dict[str, dict[str, datetime]] = {}
+def _seen(lake: Lake, venue: str) -> dict[str, dict[str, Interval]]:
+    """Symbol -> table -> first and last `ts` in the lake, of all tables that bars read and that hold the symbol.
+
+    A symbol of which nothing but liquidations is known has no bars: there is no price to hold them against.
+    """
+    found: dict[str, dict[str, Interval]] = {}
     for table in READ:
-        for _, symbol, first, _ in _held(lake, table, venue).iter_rows():
-            found.setdefault(symbol, {})[table] = first
-    return found
+        for _, symbol, first, last in _held(lake, table, venue).iter_rows():
+            found.setdefault(symbol, {})[table] = Interval(first, last)
+    return {symbol: tables for symbol, tables in found.items() if set(tables) != {"liquidations"}}
+
+
+def _alive(tables: Mapping[str, Interval], day: Interval) -> bool:
+    """Whether a row of the symbol can be felt in `day`: none has bars before its first row or long after its last."""
+    carried = timedelta(seconds=max(LOOKBACK_S.values()))
+    return any(held.start <= day.end and held.end + carried > day.start for held in tables.values())
 
 
 def _instruments(lake: Lake, venue: str, end: datetime) -> pl.DataFrame:
@@ -86,7 +95,7 @@ def _spots(lake: Lake, references: list[str] | None, start: datetime, end: datet
     }
 
 
-def _sources(lake: Lake, instrument: Mapping[str, Any], seen: Mapping[str, datetime], span: Interval) -> Sources:
+def _sources(lake: Lake, instrument: Mapping[str, Any], seen: Mapping[str, Interval], span: Interval) -> Sources:
     """The rows of one symbol, from its own feed or derived, under the names of the feed's tables."""
     venue, symbol = instrument["venue"], instrument["symbol"]
     tables, first_seen = {}, {}
@@ -95,7 +104,7 @@ def _sources(lake: Lake, instrument: Mapping[str, Any], seen: Mapping[str, datet
         if stored not in seen:
             continue
         since = span.start - timedelta(seconds=LOOKBACK_S.get(table, 0))
-        first_seen[table] = seen[stored]
+        first_seen[table] = seen[stored].start
         tables[table] = (
             lake.scan_sorted(stored, venue, symbol, since, span.end, stored=True)
             if table in STREAMS
@@ -122,16 +131,16 @@ def build_bars(
     if _off_grid(interval, bar_s):
         raise InputError(f"--from and --to must be ends of bars of {bar_s} s", where=str(interval))
     bring_books_up_to_date(lake, venue, progress)
-    seen = _first_seen(lake, venue)
+    seen = _seen(lake, venue)
     rows, symbols = 0, set()
     for day in interval.days():
         progress(f"bars {venue} {day}")
         frames = []
         for instrument in _instruments(lake, venue, day.end).iter_rows(named=True):
             symbol = instrument["symbol"]
-            first = min(seen.get(symbol, {}).values(), default=None)
-            if first is None or first > day.end:
+            if not _alive(seen.get(symbol, {}), day):
                 continue
+            first = min(held.start for held in seen[symbol].values())
             sources = _sources(lake, instrument, seen[symbol], day)
             bars = symbol_bars(venue, symbol, sources, day.start, day.end, bar_s=bar_s)
             frames.append(bars.filter(pl.col("ts") >= first))
