@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from features.schema import IngestLog, Quarantine, Trades
+from pipelines.bars import build_pending
 from pipelines.config import Config
 from pipelines.errors import InputError
 from pipelines.ingest import Choice, IngestSummary, ingest
@@ -46,16 +47,16 @@ def _run(lake: Lake, *paths: Path, **options: Any) -> IngestSummary:
     return ingest("tardis", list(paths), lake, CONFIG, Choice(**options), progress=progress)
 
 
-def _content(lake: Lake) -> dict[str, pl.DataFrame]:
-    """Every table of the lake in an order of its own, so that equal content is equal."""
-    frames = {name: lake.scan(name).collect() for name in TABLES}
+def _content(lake: Lake, tables: tuple[str, ...]) -> dict[str, pl.DataFrame]:
+    """The tables of the lake in an order of their own, so that equal content is equal."""
+    frames = {name: lake.scan(name).collect() for name in tables}
     keys = {"instruments": ["venue", "symbol", "effective_from"]}
     return {name: frame.sort(keys.get(name, frame.columns)) for name, frame in frames.items()}
 
 
-def _assert_same(one: Lake, other: Lake) -> None:
-    mine, theirs = _content(one), _content(other)
-    for name in TABLES:
+def _assert_same(one: Lake, other: Lake, tables: tuple[str, ...] = TABLES) -> None:
+    mine, theirs = _content(one, tables), _content(other, tables)
+    for name in tables:
         assert mine[name].height > 0
         assert_frame_equal(mine[name], theirs[name])
 
@@ -392,6 +393,7 @@ def test_what_a_killed_run_has_refused_stays_refused(
 MORTAL = """
 import os, signal, sys, time
 from pathlib import Path
+from pipelines.bars import build_pending
 from pipelines.config import Config
 from pipelines.ingest import ingest
 from pipelines.lake import Lake
@@ -411,6 +413,7 @@ for plan in plans:
         if kind == "commits":
             mortal(int(value))
         ingest("tardis", [folder], Lake(root / plan), Config())
+        build_pending(Lake(root / plan), "binance-coinm")
         os._exit(0)
     if kind == "seconds":
         time.sleep(float(value))
@@ -420,20 +423,23 @@ for plan in plans:
 
 
 def test_a_real_kill_leaves_nothing_that_a_rerun_does_not_mend(undisturbed: Lake, folder: Path, tmp_path: Path) -> None:
-    """Processes that kill themselves before a commit, and some that are killed at any moment, lock held or not."""
+    """Ten points: before a commit, and at any moment of ingest or bars, lock held or not."""
     dice = random.Random(11)
-    plans = [f"commits:{dice.randint(low, low + 2)}" for low in (1, 4, 7)]
-    plans += [f"seconds:{dice.uniform(0.02, 0.6):.3f}" for _ in range(3)]
+    plans = [f"commits:{dice.randint(low, low + 2)}" for low in (1, 4, 7, 10)]
+    plans += [f"seconds:{dice.uniform(0.02, 1.5):.3f}" for _ in range(6)]
     arguments = [sys.executable, "-c", MORTAL, str(folder), str(tmp_path), *plans]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     ended = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=120, check=True)
     fates = dict(line.split() for line in ended.stdout.splitlines())
     assert list(fates) == plans
-    assert [fates[plan] for plan in plans[:3]] == ["-9"] * 3
+    assert [fates[plan] for plan in plans[:4]] == ["-9"] * 4
+    build_pending(undisturbed, "binance-coinm")
     for plan in plans:
         lake = Lake(tmp_path / plan)
         _run(lake, folder)
-        _assert_same(lake, undisturbed)
+        build_pending(lake, "binance-coinm")
+        _assert_same(lake, undisturbed, ("instruments", "quarantine", "trades", "ingest_log", "bars"))
+        assert lake.scan("pending").collect().is_empty()
 
 
 numbers = st.lists(st.integers(0, 30), min_size=1, max_size=40)
