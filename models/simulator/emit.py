@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from features.schema import CANONICAL, DEPTH_BANDS_BPS, polars_schema
+from features.bars import BAR_S, bar_end
+from features.schema import CANONICAL, DEPTH_BANDS_BPS, Candles, polars_schema
 from models.simulator.book import ASK, VISIBLE_BPS
 from models.simulator.record import HourRecord, Snapshot
 from models.simulator.settings import (
@@ -58,6 +59,26 @@ class Prints:
     leg: Ints
 
 
+def minute_candles(trades: pl.DataFrame) -> pl.DataFrame:
+    """Candles of the minutes that hold trades, stamped with their end and known then.
+
+    open, high, low, close = first, highest, lowest, last price; volume = sum of qty; taker_buy_volume = that of buys.
+    `trades` are sorted by symbol and ts.
+    """
+    price, qty = pl.col("price"), pl.col("qty")
+    by_minute = trades.with_columns(bar_end("ts").alias("ts")).group_by("venue", "symbol", "ts", maintain_order=True)
+    candles = by_minute.agg(
+        price.first().alias("open"),
+        price.max().alias("high"),
+        price.min().alias("low"),
+        price.last().alias("close"),
+        qty.sum().alias("volume"),
+        qty.filter(pl.col("side") == "buy").sum().alias("taker_buy_volume"),
+    )
+    known = candles.with_columns(pl.col("ts").alias("known_at"), pl.lit(BAR_S, pl.Int32).alias("interval_s"))
+    return known.select(polars_schema(Candles).names())
+
+
 @dataclass(frozen=True)
 class ForcedFills:
     """The hour's forced fills, joined over its steps."""
@@ -87,8 +108,10 @@ class Emitter:
         forced = _join_forced(record)
         prints = self._prints(record, forced)
         lag_ms = self._latency_ms(record, prints)
+        trades = self._trades(record, prints, lag_ms)
         return {
-            "trades": self._trades(record, prints, lag_ms),
+            "trades": trades,
+            "candles": minute_candles(trades),
             "book_events": self._book_events(record),
             "book_depth": self._book_depth(record),
             "marks": self._marks(record),

@@ -238,10 +238,10 @@ def _both(first: Orders, second: Orders) -> Orders:
 def simulate(settings: VenueSettings, seed: int, start: datetime, hours: int) -> Iterator[dict[str, pl.DataFrame]]:
     """Yield one dict of canonical tables per simulated hour `(t, t + 1 h]`, `hours` of them from `start` on.
 
-    Keys: trades, book_events, book_depth, marks, funding, open_interest, liquidations, collateral, positions; a table
-    without rows in the hour is empty, not absent. Frames are sorted by symbol (or account) and ts. The first hours do
-    not depend on `hours`. Memory is flat in `hours`. Raises ValueError if `start` is not a full hour of UTC or `hours`
-    is negative.
+    Keys: trades, candles, book_events, book_depth, marks, funding, open_interest, liquidations, collateral, positions;
+    a table without rows in the hour is empty, not absent. Frames are sorted by symbol (or account) and ts. The first
+    hours do not depend on `hours`. Memory is flat in `hours`. Raises ValueError if `start` is not a full hour of UTC
+    or `hours` is negative.
     """
     if start.utcoffset() != timedelta(0) or (start.minute, start.second, start.microsecond) != (0, 0, 0):
         raise ValueError(f"`start` must be a full hour of UTC, was {start.isoformat()}")

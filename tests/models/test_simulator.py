@@ -26,6 +26,7 @@ START = datetime(2025, 1, 1, 6, tzinfo=UTC)  # funding falls due at 08:00
 HOURS = 4
 TABLES = [
     "trades",
+    "candles",
     "book_events",
     "book_depth",
     "marks",
@@ -92,9 +93,15 @@ def test_every_hour_has_every_table_and_an_hour_without_funding_an_empty_one(hou
 def test_rows_lie_inside_their_hour_and_are_known_after_they_happen(hours: Hours) -> None:
     for number, hour in enumerate(hours):
         begin, end = START + timedelta(hours=number), START + timedelta(hours=number + 1)
-        for frame in hour.values():
+        for name, frame in hour.items():
             assert frame.filter((pl.col("ts") <= begin) | (pl.col("ts") > end)).height == 0
-            assert frame.filter(pl.col("known_at") <= pl.col("ts")).height == 0
+            at_once = name == "candles"  # a candle is known at its end
+            assert (
+                frame.filter(
+                    (pl.col("known_at") < pl.col("ts")) | ((pl.col("known_at") == pl.col("ts")) != at_once)
+                ).height
+                == 0
+            )
 
 
 def test_market_tables_are_sorted_by_symbol_and_time(hours: Hours) -> None:
@@ -145,6 +152,17 @@ def test_snapshots_hold_what_the_venue_itself_computes_equity_from() -> None:
     mine = scan(venue.ledger, mark, venue.tiers, 2.0).equity_usd[rows]
     np.testing.assert_allclose((seen["amount"] + seen["profit"]).to_numpy()[:-1], mine, rtol=1e-9)
     assert seen["account"][-1] == "house"
+
+
+def test_a_candle_holds_the_trades_of_its_minute_and_no_other(day: dict[str, pl.DataFrame]) -> None:
+    candles, trades = day["candles"], day["trades"]
+    assert candles["volume"].sum() == pytest.approx(trades["qty"].sum(), rel=1e-12)
+    row = candles.row(candles.height // 2, named=True)
+    since = row["ts"] - timedelta(minutes=1)
+    mine = trades.filter(pl.col("symbol") == row["symbol"], pl.col("ts") > since, pl.col("ts") <= row["ts"]).sort("ts")
+    prices = mine["price"]
+    assert (row["open"], row["high"], row["low"], row["close"]) == (prices[0], prices.max(), prices.min(), prices[-1])
+    assert row["taker_buy_volume"] == pytest.approx(mine.filter(pl.col("side") == "buy")["qty"].sum(), rel=1e-12)
 
 
 def test_depth_is_cumulative_and_follows_the_shape_of_the_book(day: dict[str, pl.DataFrame]) -> None:
