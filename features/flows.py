@@ -36,7 +36,7 @@ FLOWS = len(EVENTS) * 2  # code * 2 + is_bid
 COUNT, MICRO, NEAR = 0, FLOWS, 2 * FLOWS  # NEAR: of add and cancel, one slot per band
 EVENT_ROWS = NEAR + 4 * len(DEPTH_BANDS_BPS)
 EVENT_KNOWN, UNPLACED = EVENT_ROWS + 1, EVENT_ROWS + 2
-QUOTES, QUOTE_KNOWN, NEWEST_TS = range(3)
+QUOTES, QUOTE_KNOWN, NEWEST_TS, PLACE = range(4)  # PLACE: the newest row's number in the stream, from 1
 SPREAD_MAX = 4  # place among a quote's values
 
 
@@ -198,15 +198,15 @@ def _event_pass(rows: EventRows, mids: Mids, grid: Grid, last: Ints, whole: Ints
 
 @_compiled
 def _known_pass(rows: KnownRows, grid: Grid, last: Ints, whole: Ints, out: Floats) -> bool:
-    """Keep per slot the values of the newest row that became known in it."""
+    """Keep per slot the values of the newest row that became known in it; `last` is (ts, rows so far)."""
     for row in range(len(rows.ts)):
         ts = rows.ts[row]
         if ts < last[0]:
             return False
-        last[0] = ts
+        last[0], last[1] = ts, last[1] + 1
         slot = _slot(rows.known[row], grid)
         if slot < whole.shape[0]:
-            whole[slot, NEWEST_TS] = ts
+            whole[slot, NEWEST_TS], whole[slot, PLACE] = ts, last[1]
             for column in range(rows.values.shape[0]):
                 out[slot, column] = rows.values[column, row]
     return True
@@ -216,8 +216,8 @@ def _known_pass(rows: KnownRows, grid: Grid, last: Ints, whole: Ints, out: Float
 def _carry(whole: Ints, out: Floats, columns: int) -> None:
     """Give each slot the newest row known at its end, of all that became known in it or before."""
     for slot in range(1, whole.shape[0]):
-        if whole[slot, NEWEST_TS] < whole[slot - 1, NEWEST_TS]:
-            whole[slot, NEWEST_TS] = whole[slot - 1, NEWEST_TS]
+        if whole[slot, PLACE] < whole[slot - 1, PLACE]:
+            whole[slot, NEWEST_TS:] = whole[slot - 1, NEWEST_TS:]
             out[slot, :columns] = out[slot - 1, :columns]
 
 
@@ -308,10 +308,9 @@ class _QuoteFeed:
         values = (pl.col("bid", "ask", "bid_qty", "ask_qty"),)
         self._batches = _batches(quotes, _lag(names), *values)
         self._grid = grid
-        self._last = np.full(1, NONE, np.int64)
+        self._last = np.array([NONE, 0])
         self._done = False
-        self.whole = np.zeros((grid.bars + 1, 3), np.int64)
-        self.whole[:, NEWEST_TS] = NONE
+        self.whole = np.zeros((grid.bars + 1, 4), np.int64)
         self.out = np.zeros((grid.bars + 1, 5))
         self.ts, self.known, self.mid = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
 
@@ -385,10 +384,10 @@ def _event_frame(whole: Ints, grid: Grid) -> pl.DataFrame:
 def _quote_frame(feed: _QuoteFeed, grid: Grid) -> pl.DataFrame:
     _carry(feed.whole, feed.out, 4)
     values = ["bid", "ask", "bid_qty", "ask_qty"]
-    frame = pl.DataFrame(feed.whole, schema=["quotes", "known", "last_ts"], orient="row").hstack(
+    frame = pl.DataFrame(feed.whole, schema=["quotes", "known", "last_ts", "place"], orient="row").hstack(
         pl.DataFrame(feed.out, schema=[*values, "spread_bps_max"], orient="row")
     )
-    stamped, known = pl.col("quotes") > 0, pl.col("last_ts") > NONE
+    stamped, known = pl.col("quotes") > 0, pl.col("place") > 0
     return frame.select(
         grid.ends(),
         *(pl.when(known).then(name).alias(name) for name in ("last_ts", *values)),
@@ -399,15 +398,15 @@ def _quote_frame(feed: _QuoteFeed, grid: Grid) -> pl.DataFrame:
 def last_known(rows: pl.LazyFrame, column: str, grid: Grid) -> pl.DataFrame:
     """Per slot, `column` and stamp (`last_ts`) of the newest row known at its end; null where none is."""
     names = rows.collect_schema().names()
-    whole, out = np.full((grid.bars + 1, 3), NONE, np.int64), np.zeros((grid.bars + 1, 1))
-    last = np.full(1, NONE, np.int64)
+    whole, out = np.zeros((grid.bars + 1, 4), np.int64), np.zeros((grid.bars + 1, 1))
+    last = np.array([NONE, 0])
     for ts, lag, values in _batches(rows, _lag(names), pl.col(column)):
         known_rows = KnownRows(ts, ts + np.maximum(lag, 0), np.stack([values]))
         _checked(_known_pass(known_rows, grid, last, whole, out), "the reference")
     _carry(whole, out, 1)
-    known = pl.col("last_ts") > NONE
-    frame = pl.DataFrame({"last_ts": whole[:, NEWEST_TS], column: out[:, 0]})
-    return frame.select(grid.ends(), *(pl.when(known).then(name).alias(name) for name in frame.columns))
+    frame = pl.DataFrame({"last_ts": whole[:, NEWEST_TS], column: out[:, 0], "place": whole[:, PLACE]})
+    known = pl.col("place") > 0
+    return frame.select(grid.ends(), *(pl.when(known).then(name).alias(name) for name in ("last_ts", column)))
 
 
 def gap_flows(levels: pl.LazyFrame, grid: Grid) -> pl.DataFrame:

@@ -190,6 +190,18 @@ def test_a_quote_is_used_once_known_and_never_replaces_a_newer_one() -> None:
     assert found["known_at"][0] == at(130)  # the widest spread of the first bar leans on it
 
 
+def test_of_two_quotes_of_one_moment_the_later_in_order_counts_whenever_it_is_known() -> None:
+    """Would have caught a tie that a long run and a short one broke differently."""
+    first, second = quote(30, 9, 11, late_s=40), quote(30, 19, 21) | {"seq": 30_000_001}
+    assert bars(120, quotes=[first, second])["bid"].to_list() == [19.0, 19.0]
+    assert bars(120, start_s=60, quotes=[first, second])["bid"].to_list() == [19.0]
+
+
+def test_ids_are_not_compared_across_more_than_an_hour() -> None:
+    trades = [trade(1, 1, 10.0), trade(3601, 5, 10.0), trade(7202, 9, 10.0)]
+    assert bars(7260, trades=trades)["trade_ids_missing"].sum() == 3  # 2 to 4; nothing is said of 6 to 8
+
+
 def test_a_quote_older_than_an_hour_is_not_carried() -> None:
     assert bars(3720, quotes=[quote(60, 9, 11)])["bid"].to_list() == [9.0] * 61 + [None]
 
