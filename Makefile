@@ -50,8 +50,8 @@ format: $(READY) ## rewrite the code in house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## compare with the obvious alternatives, side by side in one run
-	$(BIN)/python -m pytest tests/bench/bench_*.py --benchmark-only -q --benchmark-columns=median,iqr,rounds
+bench: $(READY) ## events to bars beside the obvious alternatives, in one run; ARGS=--full for memory at 5 x the rows
+	$(BIN)/python -m tests.bench.bench_bars $(ARGS)
 
 clean: ## remove the environment, caches and demo output
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks .coverage htmlcov demo-lake

@@ -10,6 +10,8 @@ it is tried. Derived tables are replaced interval by interval.
 
 import fcntl
 import json
+import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -73,6 +75,7 @@ UNDATED = frozenset({"instruments", "resets", "pending"})
 WHOLE = frozenset({"quarantine", "ingest_log"})  # neither by venue nor by date
 SYMBOL_ROWS_MIN = 20_000  # a symbol with as many rows in a partition has files of its own
 LOG = "_delta_log"
+COMMIT = re.compile(r"\d{20}\.json")
 FILES = pl.Schema(
     {
         "path": pl.String(),
@@ -122,7 +125,7 @@ class Lake:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._listed: dict[str, tuple[int, pl.DataFrame]] = {}
+        self._listed: dict[str, tuple[str, pl.DataFrame]] = {}
 
     # --- what there is ---
 
@@ -142,13 +145,11 @@ class Lake:
 
     def files(self, table: str) -> pl.DataFrame:
         """The files of `table` with what they hold (columns of `FILES`), in no particular order."""
-        if not self.has(table):
-            return pl.DataFrame(schema=FILES)
-        delta = DeltaTable(self.path(table))
-        version, listed = self._listed.get(table, (-1, pl.DataFrame(schema=FILES)))
-        if version != delta.version():
-            listed = _listing(delta)
-            self._listed[table] = delta.version(), listed
+        newest = _newest_commit(self.path(table) / LOG)
+        known, listed = self._listed.get(table, ("", pl.DataFrame(schema=FILES)))
+        if newest != known:
+            listed = _listing(DeltaTable(self.path(table)))
+            self._listed[table] = newest, listed
         return listed
 
     def reaches(self, table: str, venue: str, start: datetime, end: datetime, symbol: str | None = None) -> bool:
@@ -194,17 +195,13 @@ class Lake:
         self, table: str, venue: str | None, start: datetime | None, end: datetime | None, symbol: str | None
     ) -> pl.DataFrame:
         """The files that can hold rows asked for."""
-        files = self.files(table)
-        if venue is not None and "venue" in partition_columns(table):
-            files = files.filter(pl.col("venue") == venue)
+        wanted = [pl.col("venue") == venue] if venue is not None and "venue" in partition_columns(table) else []
         if symbol is not None:
             inside = (pl.col("symbol_min") <= symbol) & (pl.col("symbol_max") >= symbol)
-            files = files.filter(inside.fill_null(True))
-        if start is not None:
-            files = files.filter((pl.col("ts_max") > start).fill_null(True))
-        if end is not None:
-            files = files.filter((pl.col("ts_min") <= end).fill_null(True))
-        return files
+            wanted.append(inside.fill_null(True))
+        wanted += [(pl.col("ts_max") > start).fill_null(True)] if start is not None else []
+        wanted += [(pl.col("ts_min") <= end).fill_null(True)] if end is not None else []
+        return self.files(table).filter(*wanted)
 
     def _read(
         self,
@@ -333,6 +330,14 @@ class Lake:
         with (self.root / ".writer.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _newest_commit(log: Path) -> str:
+    """The name of the last commit in a Delta log, empty where there is none: a listing, not a read of the table."""
+    try:
+        return max((entry.name for entry in os.scandir(log) if COMMIT.fullmatch(entry.name)), default="")
+    except FileNotFoundError:
+        return ""
 
 
 def _listing(delta: DeltaTable) -> pl.DataFrame:
