@@ -174,7 +174,8 @@ def _stored_keys(rows: pl.DataFrame, table: str, lake: Lake) -> list[pl.LazyFram
     before, last = _moment(rows["ts"].min()) - timedelta(microseconds=1), _moment(rows["ts"].max())
     names = rows.select(NAMES).unique()
     venues = names["venue"].unique()
-    symbol = names["symbol"][0] if names.height == 1 else None
+    by_symbol = names.height == 1 and "symbol" in polars_schema(CANONICAL[table])
+    symbol = names["symbol"][0] if by_symbol else None
     overlapped = [venue for venue in venues if lake.reaches(table, venue, before, last, symbol)]
     return [lake.scan(table, venue, before, last, symbol).select(_key(table)) for venue in overlapped]
 

@@ -50,6 +50,8 @@ class Staging:
                 self._add(table, rows)
 
     def _add(self, table: str, rows: pl.DataFrame) -> None:
+        if "symbol" not in rows.columns:
+            rows = rows.with_columns(pl.col("asset").alias("symbol"))  # what a deposit goes by
         self.rows_read[table] += rows.height
         sound = rows.filter(pl.col("reason").is_null()).drop("reason")
         self._sound[table] += sound.height

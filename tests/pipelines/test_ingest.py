@@ -390,6 +390,47 @@ def test_what_a_killed_run_has_refused_stays_refused(
     assert lake.scan("quarantine").collect()["reason"].to_list() == ["unknown_symbol"]
 
 
+PRIVATE = """
+[[table]]
+table = "collateral"
+files = "col*.csv"
+ts = { column = "t", unit = "us" }
+[table.values]
+venue = { constant = "hyperliquid" }
+account = "user"
+asset = "asset"
+amount = "amount"
+
+[[table]]
+table = "positions"
+files = "pos*.csv"
+ts = { column = "t", unit = "us" }
+[table.values]
+venue = { constant = "hyperliquid" }
+account = "user"
+symbol = "coin"
+qty = "size"
+entry_price = "entry"
+margin_mode = "mode"
+isolated_margin = "margin"
+"""
+
+
+def test_deposits_and_positions_come_from_a_table_and_a_deposit_has_no_symbol(lake: Lake, tmp_path: Path) -> None:
+    mapping = tmp_path / "own.toml"
+    mapping.write_text(PRIVATE)
+    rows = [f"{T0},0xa,USDC,1000.5", f"{T0},0xb,USDC,much", f"{T0},0xa,USDC,7"]
+    deposits = _file(tmp_path / "col.csv", rows, "t,user,asset,amount")
+    held = [f"{T0},0xa,BTC,-0.5,100000,cross,", f"{T0},0xb,ETH,3,2500,isolated,500"]
+    positions = _file(tmp_path / "pos.csv", held, "t,user,coin,size,entry,mode,margin")
+    summary = ingest("table", [deposits, positions], lake, CONFIG, Choice(mapping=mapping))
+    assert (summary.rows_accepted, summary.reasons) == (3, {"duplicate_key": 1, "unreadable_amount": 1})
+    assert lake.scan("collateral").select("account", "asset", "amount").collect().rows() == [("0xa", "USDC", 1000.5)]
+    assert lake.scan("positions").collect()["qty"].to_list() == [-0.5, 3.0]
+    again = _file(tmp_path / "col2.csv", [rows[0], f"{T0 + 1},0xa,USDC,8"], "t,user,asset,amount")
+    assert ingest("table", [again], lake, CONFIG, Choice(mapping=mapping)).reasons == {"duplicate_key": 1}
+
+
 MORTAL = """
 import os, signal, sys, time
 from pathlib import Path
