@@ -15,7 +15,7 @@ from features.schema import Bars
 from pipelines.book import derive_book
 from pipelines.errors import InputError
 from pipelines.lake import Lake
-from pipelines.pending import book_derived, clear_pending, pending_books, pending_interval
+from pipelines.pending import book_derived, clear_pending, pending_books, pending_interval, pending_marks
 from pipelines.times import Interval
 
 STREAMS = ("trades", "book_events", "quotes", "book_levels")  # read in order, batch by batch
@@ -131,6 +131,7 @@ def build_bars(
     if _off_grid(interval, bar_s):
         raise InputError(f"--from and --to must be ends of bars of {bar_s} s", where=str(interval))
     bring_books_up_to_date(lake, venue, progress)
+    known = _marks(lake, venue)
     seen = _seen(lake, venue)
     rows, symbols = 0, set()
     for day in interval.days():
@@ -150,7 +151,7 @@ def build_bars(
             lake.replace("bars", day_bars, venue, day.start, day.end)
         rows += day_bars.height
     with lake.writer():
-        clear_pending(lake, venue, interval, span)
+        clear_pending(lake, venue, interval, span, known)
     return BarsSummary(venue, str(interval), rows, len(symbols))
 
 
@@ -167,10 +168,17 @@ def build_pending(
 
 def bring_books_up_to_date(lake: Lake, venue: str, progress: Callable[[str], None] = lambda _: None) -> None:
     """Derive the book again of every symbol of `venue` whose levels, orders or trades have new rows."""
-    for symbol, interval in list(pending_books(lake, venue)):
+    known = _marks(lake, venue)
+    for symbol, interval in list(pending_books(lake, venue, known)):
         derive_book(lake, venue, symbol, interval, progress)
         with lake.writer():
-            book_derived(lake, venue, symbol, interval)
+            book_derived(lake, venue, symbol, interval, known)
+
+
+def _marks(lake: Lake, venue: str) -> pl.DataFrame:
+    """What waits, read under the lock: whoever holds it has marked rows that are not there yet."""
+    with lake.writer():
+        return pending_marks(lake, venue)
 
 
 def _off_grid(interval: Interval, bar_s: int) -> bool:

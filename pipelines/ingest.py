@@ -74,7 +74,7 @@ def _kinds_of(path: Path, adapter: Adapter) -> list[Kind]:
             found.append(kind)
     if not found and len(faults) == len(adapter.kinds):
         raise faults[0]
-    return found if adapter.all_kinds else found[:1]
+    return found[:1]
 
 
 def _inside(folder: Path, adapter: Adapter) -> tuple[list[tuple[Path, Kind]], list[Path], list[str]]:

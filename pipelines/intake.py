@@ -212,8 +212,7 @@ def _off_schema(rows: pl.DataFrame, table: str) -> pl.DataFrame:
     rules = [name for name in details.columns if name not in names]
     words = [pl.when(pl.col(rule) == "invalid").then(pl.lit(rule)) for rule in rules]
     named = details.select(*names, pl.concat_str(words, separator="; ", ignore_nulls=True).alias("reason"))
-    key = CANONICAL[table].primary_key()
-    return rows.select(*key, *PLACE).join(named, on=key, how="inner", nulls_equal=True).select(*PLACE, "reason")
+    return rows.select(*names, *PLACE).join(named, on=names, how="inner", nulls_equal=True).select(*PLACE, "reason")
 
 
 @dataclass(frozen=True)

@@ -243,16 +243,19 @@ class Lake:
 
     # --- writing ---
 
-    def append(self, table: str, frames: pl.DataFrame | Iterable[pl.DataFrame], source_sha256: str) -> None:
+    def append(self, table: str, frames: pl.DataFrame | Iterable[pl.DataFrame], source_sha256: str | None) -> None:
         """Append `frames` in one commit, once per source: a second call with the same hash changes nothing.
+
+        Without a source every call appends.
 
         Frames are taken one at a time, so an iterator of them is as good as a table that does not fit into memory.
         """
-        if self.committed(table, source_sha256):
+        if source_sha256 is not None and self.committed(table, source_sha256):
             return
         parts = [frames] if isinstance(frames, pl.DataFrame) else frames
         added = [action for frame in parts for action in self._write(table, frame)]
-        self._commit(table, added, [], CommitProperties(app_transactions=[Transaction(source_sha256, 1)]))
+        once = [] if source_sha256 is None else [Transaction(source_sha256, 1)]
+        self._commit(table, added, [], CommitProperties(app_transactions=once))
 
     def replace(
         self, table: str, frame: pl.DataFrame, venue: str, start: datetime, end: datetime, *, symbol: str | None = None

@@ -37,13 +37,18 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 def mark_pending(lake: Lake, table: str, spans: pl.DataFrame, source_key: str) -> None:
-    """Mark `venue, symbol, ts (first), last` as changed, once per source; nothing for tables that bars do not read."""
-    if table not in FEEDS_BARS:
+    """Mark `venue, symbol, ts (first), last` as changed; nothing for tables that bars do not read.
+
+    A source that was killed after its marks and is tried again marks anew, unless its marks still wait: its first ones
+    may have been taken away by bars that could not see its rows.
+    """
+    waiting = lake.scan("pending").filter(pl.col("source_sha256") == source_key)
+    if table not in FEEDS_BARS or not waiting.head(1).collect().is_empty():
         return
     own = spans.with_columns(pl.lit(table).alias("table"))
     marks = pl.concat([own, _leaning_on(lake, spans)], how="diagonal") if table == "trades" else own
     named = marks.with_columns(pl.lit(source_key).alias("source_sha256"))
-    lake.append("pending", named.select(PENDING_SCHEMA.names()), source_key)
+    lake.append("pending", named.select(PENDING_SCHEMA.names()), None)
 
 
 def _leaning_on(lake: Lake, spans: pl.DataFrame) -> pl.DataFrame:
@@ -81,9 +86,9 @@ def pending_interval(lake: Lake, venue: str, span: Interval, step: timedelta) ->
     return Interval(max(start, span.start), min(end, span.end))
 
 
-def pending_books(lake: Lake, venue: str) -> Iterator[tuple[str, Interval]]:
-    """Symbols of `venue` whose book must be derived again, from where on, up to their last row."""
-    marks = pending_marks(lake, venue).filter(pl.col("table").is_in(FEEDS_BOOK))
+def pending_books(lake: Lake, venue: str, marks: pl.DataFrame) -> Iterator[tuple[str, Interval]]:
+    """Symbols of `venue` whose book `marks` ask to be derived again, from where on, up to their last row."""
+    marks = marks.filter(pl.col("table").is_in(FEEDS_BOOK))
     for symbol, first in marks.group_by("symbol").agg(pl.col("ts").min()).sort("symbol").iter_rows():
         last = _last_of_book(lake, venue, symbol)
         if last is not None:
@@ -106,29 +111,36 @@ def _last_of_book(lake: Lake, venue: str, symbol: str) -> datetime | None:
 # --- done ------------------------------------------------------------------------------------------------------------
 
 
-def book_derived(lake: Lake, venue: str, symbol: str, interval: Interval) -> None:
-    """Put one mark for the bars of `interval` in place of those that asked for the book. The caller holds the lock."""
+def book_derived(lake: Lake, venue: str, symbol: str, interval: Interval, known: pl.DataFrame) -> None:
+    """Put one mark for the bars of `interval` in place of those of `known` that asked for the book.
+
+    `known` are the marks read before the book was derived. The caller holds the lock.
+    """
     marks = lake.scan("pending", venue).collect()
-    asked = (pl.col("symbol") == symbol) & pl.col("table").is_in(FEEDS_BOOK) & (pl.col("ts") > interval.start)
+    asked = known.filter(pl.col("symbol") == symbol, pl.col("table").is_in(FEEDS_BOOK))
     mark = {"venue": venue, "symbol": symbol, "ts": interval.start + MICROSECOND, "last": interval.end}
     carried = pl.DataFrame([mark | {"table": BOOK, "source_sha256": BOOK}], schema=PENDING_SCHEMA)
-    _rewrite(lake, venue, pl.concat([marks.filter(~asked), carried]))
+    _rewrite(lake, venue, pl.concat([_without(marks, asked), carried]))
 
 
-def clear_pending(lake: Lake, venue: str, interval: Interval, span: Interval) -> int:
-    """Take away the marks all of whose bars lie inside `interval`; returns their number.
+def clear_pending(lake: Lake, venue: str, interval: Interval, span: Interval, known: pl.DataFrame) -> int:
+    """Take away the marks of `known` all of whose bars lie inside `interval`; returns their number.
 
-    The caller has computed the bars of `interval` and holds the writer's lock. `span` is all data of the venue: there
+    `known` are the marks read before the bars of `interval` were computed, under the lock: the rows of a later one may
+    not be in them. The caller holds the lock again. `span` is all data of the venue: there
     is no bar before or after it.
     """
-    marks = pending_marks(lake, venue)
-    until = pl.min_horizontal("until", pl.lit(span.end, marks.schema["until"]))
+    until = pl.min_horizontal("until", pl.lit(span.end, known.schema["until"]))
     since = (pl.col("ts") > interval.start) | pl.lit(interval.start <= span.start)
-    done = since & (until <= interval.end)
-    left = marks.filter(~done)
+    marks = lake.scan("pending", venue).collect()
+    left = _without(marks, known.filter(since & (until <= interval.end)))
     if left.height < marks.height:
-        _rewrite(lake, venue, left.select(PENDING_SCHEMA.names()))
+        _rewrite(lake, venue, left)
     return marks.height - left.height
+
+
+def _without(marks: pl.DataFrame, done: pl.DataFrame) -> pl.DataFrame:
+    return marks.join(done, on=PENDING_SCHEMA.names(), how="anti")
 
 
 def _rewrite(lake: Lake, venue: str, marks: pl.DataFrame) -> None:

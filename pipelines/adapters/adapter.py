@@ -74,14 +74,10 @@ class Kind:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A family of files of one origin, known to the command line by `name`.
-
-    A file is of the first kind that recognises it; with `all_kinds` it is read once for each that does.
-    """
+    """A family of files of one origin, known to the command line by `name`; a file is of the first kind that fits."""
 
     name: str
     kinds: tuple[Kind, ...]
-    all_kinds: bool = False
 
     def only(self, kind: Kind) -> "Adapter":
         """The adapter with one kind alone, which takes every file that has its layout."""
