@@ -1,13 +1,15 @@
 """Streams of events to numbers per bar: compiled passes over batches of columns, in constant memory.
 
-Slot 0 of every result holds what came at or before the start; slot `i` the bar `(start + (i - 1) bar, start + i bar]`.
+One stream per symbol goes in, `None` where it is absent; a frame with one row per slot of the first symbol, then of
+the second and so on comes out, null where the stream says nothing. Slot 0 holds what came at or before the start; slot
+`i` the bar `(start + (i - 1) bar, start + i bar]`.
 Money is summed in whole micro-dollars, each row rounded once, half away from zero. Rows come in the order of their key
 (`ts`, then number or sequence); a pass raises ValueError where time runs backwards, for open, close and gaps would be
 wrong. Tables have canonical columns or, cheaper, the stored ones: `known_lag_us` for `known_at`, `is_buy` and `is_bid`
 for `side`, `event_code` for `event`, `trade_number` for `trade_id`, a null `notional_usd` for `price * qty`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -21,6 +23,7 @@ from features.schema import DEPTH_BANDS_BPS
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
+Streams = Sequence[pl.LazyFrame | None]  # one per symbol
 F = TypeVar("F", bound=Callable[..., object])
 
 NONE, NEVER = -(2**63), 2**63 - 1
@@ -32,6 +35,7 @@ _BANDS = np.array(DEPTH_BANDS_BPS, dtype=np.float64)
 
 TRADES, VOLUME, BUYS, MISSING, TRADE_LAG, TRADE_KNOWN, TRADE_TS = range(7)
 OPEN, HIGH, LOW, CLOSE = range(4)
+PRICES = ("open", "high", "low", "close")
 FLOWS = len(EVENTS) * 2  # code * 2 + is_bid
 COUNT, MICRO, NEAR = 0, FLOWS, 2 * FLOWS  # NEAR: of add and cancel, one slot per band
 EVENT_ROWS = NEAR + 4 * len(DEPTH_BANDS_BPS)
@@ -47,10 +51,14 @@ class Grid(NamedTuple):
     bar_us: int
     bars: int
 
-    def ends(self) -> pl.Series:
-        """Time stamp of every slot; slot 0 ends at the start."""
-        stamps = self.start_us + np.arange(self.bars + 1, dtype=np.int64) * self.bar_us
-        return pl.Series("ts", stamps).cast(pl.Datetime("us", "UTC"))
+    @property
+    def slots(self) -> int:
+        return self.bars + 1
+
+    def ends(self, symbols: int = 1) -> pl.Series:
+        """Time stamp of every slot of every symbol; slot 0 ends at the start."""
+        stamps = self.start_us + np.arange(self.slots, dtype=np.int64) * self.bar_us
+        return pl.Series("ts", np.tile(stamps, symbols)).cast(pl.Datetime("us", "UTC"))
 
 
 class TradeRows(NamedTuple):
@@ -159,7 +167,8 @@ def _event_pass(rows: EventRows, mids: Mids, grid: Grid, last: Ints, whole: Ints
 
     The quote of an event is the last one stamped before it, if it is at most `QUOTE_AGE_US` older.
     """
-    quote, slot, until = -1, 0, grid.start_us
+    quote, placed, slot, until = -1, -1, 0, grid.start_us
+    reach = np.empty(len(_BANDS))  # of each band, in price
     for row in range(len(rows.ts)):
         ts, price, code = rows.ts[row], rows.price[row], rows.code[row]
         if ts < last[0]:
@@ -187,9 +196,13 @@ def _event_pass(rows: EventRows, mids: Mids, grid: Grid, last: Ints, whole: Ints
             continue
         to[EVENT_KNOWN] = max(to[EVENT_KNOWN], mids.known[quote])
         mid = mids.mid[quote]
-        away_bps = (mid - price) / mid * (1e4 if rows.is_bid[row] else -1e4)
+        if quote != placed:  # divide once per quote, not once per event
+            placed = quote
+            for band in range(len(_BANDS)):
+                reach[band] = mid * _BANDS[band] / 1e4
+        away = mid - price if rows.is_bid[row] else price - mid
         band = 0
-        while band < len(_BANDS) and away_bps > _BANDS[band]:
+        while band < len(_BANDS) and away > reach[band]:
             band += 1
         if band < len(_BANDS):
             to[NEAR + flow * len(_BANDS) + band] += micro
@@ -268,12 +281,10 @@ def _number(names: list[str]) -> pl.Expr:
 
 def _batches(rows: pl.LazyFrame, *columns: pl.Expr) -> Iterator[list[npt.NDArray[Any]]]:
     """The columns of `rows`, `ts` first, as arrays, batch by batch in order; flags as bytes."""
-    for batch in rows.select(pl.col("ts"), *columns).collect_batches(maintain_order=True, lazy=True):
+    plain = rows.select(pl.col("ts").cast(pl.Int64), *columns).with_columns(pl.selectors.boolean().cast(pl.UInt8))
+    for batch in plain.collect_batches(maintain_order=True, lazy=True):
         if batch.height:
-            yield [
-                (column.cast(pl.UInt8) if column.dtype == pl.Boolean else column.to_physical()).to_numpy()
-                for column in batch.rechunk()
-            ]
+            yield [column.to_numpy() for column in batch.rechunk()]
 
 
 def _checked(in_order: bool, table: str) -> None:
@@ -281,37 +292,51 @@ def _checked(in_order: bool, table: str) -> None:
         raise ValueError(f"rows of {table} must be in order of ts")
 
 
-def trade_flows(trades: pl.LazyFrame, grid: Grid) -> pl.DataFrame:
-    """One row per slot of `grid` that has a trade: prices, counts and micro-dollars.
+def _frame(values: npt.NDArray[Any], names: Sequence[str]) -> pl.DataFrame:
+    """Symbols x slots x columns to one row per symbol and slot."""
+    return pl.DataFrame({name: np.ascontiguousarray(values[..., place]).ravel() for place, name in enumerate(names)})
+
+
+def _where(seen: pl.Expr, *names: str) -> list[pl.Expr]:
+    return [pl.when(seen).then(name).alias(name) for name in names]
+
+
+def trade_flows(trades: Streams, grid: Grid) -> pl.DataFrame:
+    """Prices, counts and micro-dollars per slot; null where a slot has no trade.
 
     `missing` counts the numbers left out between two trades that are at most an hour apart.
     """
+    whole, prices = np.zeros((len(trades), grid.slots, 7), np.int64), np.zeros((len(trades), grid.slots, 4))
+    for place, rows in enumerate(trades):
+        if rows is not None:
+            _read_trades(rows, grid, whole[place], prices[place])
+    counts, values = ("trades", "volume", "buys", "missing", "lag_us", "known", "last_ts"), PRICES
+    flows = _frame(whole, counts).hstack(_frame(prices, values))
+    return flows.select(_where(pl.col("trades") > 0, *counts, *values))
+
+
+def _read_trades(trades: pl.LazyFrame, grid: Grid, whole: Ints, prices: Floats) -> None:
     names = trades.collect_schema().names()
     usd = pl.col("notional_usd").fill_null(pl.col("price") * pl.col("qty"))
     buys = _either(names, "is_buy", pl.col("side") == "buy")
-    whole, prices = np.zeros((grid.bars + 1, 7), np.int64), np.zeros((grid.bars + 1, 4))
     last = np.full(2, NONE, np.int64)
     for batch in _batches(trades, _lag(names), _number(names), buys, pl.col("price"), usd):
         _checked(_trade_pass(TradeRows(*batch), grid, last, whole, prices), "trades")
-    columns = ("trades", "volume", "buys", "missing", "lag_us", "known", "last_ts")
-    flows = pl.DataFrame(whole, schema=list(columns), orient="row").hstack(
-        pl.DataFrame(prices, schema=["open", "high", "low", "close"], orient="row")
-    )
-    return flows.with_columns(grid.ends()).filter(pl.col("trades") > 0)
+
+
+QUOTE = ("bid", "ask", "bid_qty", "ask_qty")
+_BEST = pl.col(QUOTE)
 
 
 class _QuoteFeed:
     """Quotes batch by batch beside another stream: what they say per bar, and the mids that the other stream needs."""
 
-    def __init__(self, quotes: pl.LazyFrame, grid: Grid) -> None:
-        names = quotes.collect_schema().names()
-        values = (pl.col("bid", "ask", "bid_qty", "ask_qty"),)
-        self._batches = _batches(quotes, _lag(names), *values)
+    def __init__(self, quotes: pl.LazyFrame | None, grid: Grid, whole: Ints, out: Floats) -> None:
+        self._batches = iter(()) if quotes is None else _batches(quotes, _lag(quotes.collect_schema().names()), _BEST)
         self._grid = grid
         self._last = np.array([NONE, 0])
         self._done = False
-        self.whole = np.zeros((grid.bars + 1, 4), np.int64)
-        self.out = np.zeros((grid.bars + 1, 5))
+        self.whole, self.out = whole, out
         self.ts, self.known, self.mid = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
 
     def _take(self, batch: list[npt.NDArray[Any]]) -> None:
@@ -339,21 +364,32 @@ class _QuoteFeed:
             self.ts, self.known, self.mid = self.ts[before:], self.known[before:], self.mid[before:]
 
 
-def book_flows(events: pl.LazyFrame, quotes: pl.LazyFrame, grid: Grid) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Flows of book events, one row per slot of `grid` that has any, and state of quotes, one row per slot.
+def book_flows(events: Streams, quotes: Streams, grid: Grid) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Flows of book events and state of quotes per slot.
 
-    Flows: count and micro-dollars per event and side; of adds and cancels also `{event}_{side}_{band}bps`, the
-    micro-dollars at most `band` from the mid before the event (away from its own side: a bid above the mid is near).
-    `unplaced` counts adds and cancels that met no quote. Quotes: the newest known at the slot's end (`last_ts`
-    null where none is), `spread_bps_max` of those stamped in the slot.
+    Flows, null where a slot has no event: count and micro-dollars per event and side; of adds and cancels also
+    `{event}_{side}_{band}bps`, the micro-dollars at most `band` from the mid before the event (away from its own side:
+    a bid above the mid is near). `unplaced` counts adds and cancels that met no quote. Quotes: the newest known at the
+    slot's end (`last_ts` null where none is), `spread_bps_max` of those stamped in the slot.
     """
+    flows = np.zeros((len(events), grid.slots, EVENT_ROWS + 3), np.int64)
+    whole, out = np.zeros((len(quotes), grid.slots, 4), np.int64), np.zeros((len(quotes), grid.slots, 5))
+    for place, (of_events, of_quotes) in enumerate(zip(events, quotes, strict=True)):
+        feed = _QuoteFeed(of_quotes, grid, whole[place], out[place])
+        if of_events is not None:
+            _read_events(of_events, feed, grid, flows[place])
+        feed.reach(NEVER)
+        _carry(whole[place], out[place], len(QUOTE))
+    return _event_frame(flows), _quote_frame(whole, out)
+
+
+def _read_events(events: pl.LazyFrame, feed: "_QuoteFeed", grid: Grid, whole: Ints) -> None:
     names = events.collect_schema().names()
     codes = {name: place for place, name in enumerate(EVENTS)}
     code = pl.col("event").replace_strict(codes, default=len(EVENTS), return_dtype=pl.Int8)
     bids = _either(names, "is_bid", pl.col("side") == "bid")
     columns = (_lag(names), bids, _either(names, "event_code", code), pl.col("price"), pl.col("qty"))
-    whole, last = np.zeros((grid.bars + 1, EVENT_ROWS + 3), np.int64), np.full(1, NONE, np.int64)
-    feed = _QuoteFeed(quotes, grid)
+    last = np.full(1, NONE, np.int64)
     for batch in _batches(events, *columns):
         at = 0
         while at < len(batch[0]):
@@ -365,58 +401,51 @@ def book_flows(events: pl.LazyFrame, quotes: pl.LazyFrame, grid: Grid) -> tuple[
             _checked(place > -2, "book_events")
             feed.forget(place)
             at = stop
-    feed.reach(NEVER)
-    return _event_frame(whole, grid), _quote_frame(feed, grid)
 
 
-def _event_frame(whole: Ints, grid: Grid) -> pl.DataFrame:
+def _event_frame(whole: Ints) -> pl.DataFrame:
     sides = ("ask", "bid")
     names = [f"{event}s_{side}" for event in EVENTS for side in sides]
     names += [f"{event}_{side}" for event in EVENTS for side in sides]
     names += [f"{event}_{side}_{band}bps" for event in EVENTS[:2] for side in sides for band in DEPTH_BANDS_BPS]
     names += ["events", "known", "unplaced"]
-    near = whole[:, NEAR:EVENT_ROWS].reshape(-1, 4, len(_BANDS))
-    np.cumsum(near, axis=2, out=near)  # the pass adds each event to its nearest band alone
-    flows = pl.DataFrame(whole, schema=names, orient="row")
-    return flows.with_columns(grid.ends()).filter(pl.col("events") > 0)
+    near = whole[..., NEAR:EVENT_ROWS]
+    for band in range(1, len(_BANDS)):  # the pass adds each event to its nearest band alone
+        near[..., band :: len(_BANDS)] += near[..., band - 1 :: len(_BANDS)]
+    return _frame(whole, names).select(_where(pl.col("events") > 0, *names))
 
 
-def _quote_frame(feed: _QuoteFeed, grid: Grid) -> pl.DataFrame:
-    _carry(feed.whole, feed.out, 4)
-    values = ["bid", "ask", "bid_qty", "ask_qty"]
-    frame = pl.DataFrame(feed.whole, schema=["quotes", "known", "last_ts", "place"], orient="row").hstack(
-        pl.DataFrame(feed.out, schema=[*values, "spread_bps_max"], orient="row")
-    )
-    stamped, known = pl.col("quotes") > 0, pl.col("place") > 0
-    return frame.select(
-        grid.ends(),
-        *(pl.when(known).then(name).alias(name) for name in ("last_ts", *values)),
-        *(pl.when(stamped).then(name).alias(name) for name in ("known", "spread_bps_max")),
-    )
+def _quote_frame(whole: Ints, out: Floats) -> pl.DataFrame:
+    frame = _frame(whole, ("quotes", "known", "last_ts", "place")).hstack(_frame(out, (*QUOTE, "spread_bps_max")))
+    newest, stamped = _where(pl.col("place") > 0, "last_ts", *QUOTE), _where(pl.col("quotes") > 0, "known")
+    return frame.select(*newest, *stamped, *_where(pl.col("quotes") > 0, "spread_bps_max"))
 
 
-def last_known(rows: pl.LazyFrame, column: str, grid: Grid) -> pl.DataFrame:
+def last_known(streams: Streams, column: str, grid: Grid) -> pl.DataFrame:
     """Per slot, `column` and stamp (`last_ts`) of the newest row known at its end; null where none is."""
-    names = rows.collect_schema().names()
-    whole, out = np.zeros((grid.bars + 1, 4), np.int64), np.zeros((grid.bars + 1, 1))
-    last = np.array([NONE, 0])
-    for ts, lag, values in _batches(rows, _lag(names), pl.col(column)):
-        known_rows = KnownRows(ts, ts + np.maximum(lag, 0), np.stack([values]))
-        _checked(_known_pass(known_rows, grid, last, whole, out), "the reference")
-    _carry(whole, out, 1)
-    frame = pl.DataFrame({"last_ts": whole[:, NEWEST_TS], column: out[:, 0], "place": whole[:, PLACE]})
-    known = pl.col("place") > 0
-    return frame.select(grid.ends(), *(pl.when(known).then(name).alias(name) for name in ("last_ts", column)))
+    whole, out = np.zeros((len(streams), grid.slots, 4), np.int64), np.zeros((len(streams), grid.slots, 1))
+    for place, rows in enumerate(streams):
+        if rows is None:
+            continue
+        last = np.array([NONE, 0])
+        for ts, lag, values in _batches(rows, _lag(rows.collect_schema().names()), pl.col(column)):
+            known = KnownRows(ts, ts + np.maximum(lag, 0), values[np.newaxis])
+            _checked(_known_pass(known, grid, last, whole[place], out[place]), "the reference")
+        _carry(whole[place], out[place], 1)
+    frame = _frame(whole[..., NEWEST_TS:], ("last_ts", "place")).hstack(_frame(out, (column,)))
+    return frame.select(_where(pl.col("place") > 0, "last_ts", column))
 
 
-def gap_flows(levels: pl.LazyFrame, grid: Grid) -> pl.DataFrame:
-    """Per slot, the messages of `book_levels` whose `seq_before` is not the sequence number of the message before.
+def gap_flows(levels: Streams, grid: Grid) -> pl.DataFrame:
+    """Per slot, `book_gaps`: messages of `book_levels` whose `seq_before` is not the message before's number.
 
-    The first message after a snapshot may begin before it. Messages more than an hour apart are not compared.
+    The first message after a snapshot may begin before it. Messages more than an hour apart are not compared. Zero
+    where there are none: whether the stream was watched, the caller knows.
     """
-    gaps, last = np.zeros(grid.bars + 1, np.int64), np.full(3, NONE, np.int64)
-    last[2] = 0
+    gaps = np.zeros((len(levels), grid.slots, 1), np.int64)
     columns = (pl.col("seq"), pl.col("seq_before").fill_null(NONE), pl.col("snapshot"))
-    for batch in _batches(levels, *columns):
-        _checked(_gap_pass(LevelRows(*batch), grid, last, gaps), "book_levels")
-    return pl.DataFrame({"ts": grid.ends(), "book_gaps": gaps})
+    for place, rows in enumerate(levels):
+        last = np.array([NONE, NONE, 0])
+        for batch in () if rows is None else _batches(rows, *columns):
+            _checked(_gap_pass(LevelRows(*batch), grid, last, gaps[place, :, 0]), "book_levels")
+    return _frame(gaps, ("book_gaps",))

@@ -3,14 +3,14 @@
 Where a symbol has book events, quotes or depth of its own feed, bars read those, else what the step `book` derived.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import polars as pl
 
-from features.bars import BAR_S, LOOKBACK_S, Sources, symbol_bars
+from features.bars import BAR_S, LOOKBACK_S, Market, Sources, bars_of
 from features.schema import Bars
 from pipelines.book import derive_book
 from pipelines.errors import InputError
@@ -21,6 +21,7 @@ from pipelines.times import Interval
 STREAMS = ("trades", "book_events", "quotes", "book_levels")  # read in order, batch by batch
 SERIES = ("book_depth", "liquidations", "marks", "funding", "open_interest", "candles")
 DERIVED = {"book_events": "l2_events", "quotes": "l2_quotes", "book_depth": "l2_depth"}  # in place of an absent feed
+SYMBOLS_AT_ONCE = 50  # a plan has a fixed cost; the bars of as many symbols a day are 60 MB
 READ = (*STREAMS, *SERIES, *DERIVED.values())
 
 
@@ -32,22 +33,27 @@ class BarsSummary:
     symbols: int
 
 
-def _held(lake: Lake, table: str, venue: str | None = None) -> pl.DataFrame:
-    """`venue, symbol, first, last` of every symbol that `table` holds; only files of several symbols are opened."""
-    files = lake.files(table)
-    files = files if venue is None else files.filter(pl.col("venue") == venue)
+def _held(lake: Lake, venue: str | None = None) -> pl.DataFrame:
+    """`table, venue, symbol, first, last` of every symbol that the lake holds; only files of several are opened."""
     alone = (pl.col("symbol_min") == pl.col("symbol_max")).fill_null(False)
-    told = files.filter(alone).select("venue", symbol="symbol_min", first="ts_min", last="ts_max")
-    mixed = lake.scan_files(table, files.filter(~alone)).select("venue", "symbol", first="ts", last="ts")
-    spans = pl.concat([told.lazy(), mixed]).group_by("venue", "symbol")
+    parts = []
+    for table in READ:
+        files = lake.files(table)
+        files = files if venue is None else files.filter(pl.col("venue") == venue)
+        told = files.lazy().filter(alone).select("venue", symbol="symbol_min", first="ts_min", last="ts_max")
+        parts.append(told.select(pl.lit(table).alias("table"), pl.all()))
+        mixed = files.filter(~alone)
+        if mixed.height:
+            rows = lake.scan_files(table, mixed).select("venue", "symbol", first="ts", last="ts")
+            parts.append(rows.select(pl.lit(table).alias("table"), pl.all()))
+    spans = pl.concat(parts).group_by("table", "venue", "symbol")
     return spans.agg(pl.col("first").min(), pl.col("last").max()).collect()
 
 
 def derivative_venues(lake: Lake) -> list[str]:
     """Venues of the lake that have at least one instrument which is not spot."""
     known = lake.scan("instruments").filter(pl.col("settlement") != "spot").select("venue", "symbol").unique().collect()
-    seen = pl.concat([_held(lake, table).select("venue", "symbol") for table in READ])
-    return seen.unique().join(known, on=["venue", "symbol"], how="semi")["venue"].unique().sort().to_list()
+    return _held(lake).join(known, on=["venue", "symbol"], how="semi")["venue"].unique().sort().to_list()
 
 
 def venue_span(lake: Lake, venue: str, bar_s: int = BAR_S) -> Interval:
@@ -66,9 +72,8 @@ def _seen(lake: Lake, venue: str) -> dict[str, dict[str, Interval]]:
     A symbol of which nothing but liquidations is known has no bars: there is no price to hold them against.
     """
     found: dict[str, dict[str, Interval]] = {}
-    for table in READ:
-        for _, symbol, first, last in _held(lake, table, venue).iter_rows():
-            found.setdefault(symbol, {})[table] = Interval(first, last)
+    for table, _, symbol, first, last in _held(lake, venue).iter_rows():
+        found.setdefault(symbol, {})[table] = Interval(first, last)
     return {symbol: tables for symbol, tables in found.items() if set(tables) != {"liquidations"}}
 
 
@@ -84,34 +89,100 @@ def _instruments(lake: Lake, venue: str, end: datetime) -> pl.DataFrame:
     return rows.sort("effective_from").group_by("symbol").last().sort("symbol").collect()
 
 
-def _spots(lake: Lake, references: list[str] | None, start: datetime, end: datetime) -> dict[str, pl.LazyFrame]:
-    """The trades of every spot reference that the lake holds, first choice first."""
-    markets = {name: name.partition(":") for name in references or []}
-    since = start - timedelta(seconds=LOOKBACK_S["spot"])
+def _markets(
+    lake: Lake, instruments: Sequence[Mapping[str, Any]], seen: Mapping[str, Mapping[str, Interval]], span: Interval
+) -> dict[str, Market]:
+    """The streams of each symbol, from its own feed or derived, under the names of the feed's tables."""
+    venue, found = instruments[0]["venue"], {}
+    streams = {table: _streams(lake, venue, table, seen, span) for table in STREAMS}
+    spots = _spots(lake, [name for row in instruments for name in row["spot_reference"] or ()], span)
+    for row in instruments:
+        symbol = row["symbol"]
+        stored = {table: _stored(table, seen[symbol]) for table in (*STREAMS, *SERIES)}
+        found[symbol] = Market(
+            {table: streams[table][symbol] for table in STREAMS if symbol in streams[table]},
+            {table: seen[symbol][name].start for table, name in stored.items() if name is not None},
+            {name: spots[name] for name in row["spot_reference"] or () if name in spots},
+        )
+    return found
+
+
+def _stored(table: str, seen: Mapping[str, Interval]) -> str | None:
+    """The table that holds a symbol's rows of `table`: itself, else the derived one, null where there are none."""
+    return next((name for name in (table, DERIVED.get(table)) if name in seen), None)
+
+
+def _by_stored(table: str, seen: Mapping[str, Mapping[str, Interval]]) -> dict[str, list[str]]:
+    """The symbols of `seen` by the table that holds their rows of `table`."""
+    found: dict[str, list[str]] = {}
+    for symbol, tables in seen.items():
+        name = _stored(table, tables)
+        if name is not None:
+            found.setdefault(name, []).append(symbol)
+    return found
+
+
+def _since(table: str, span: Interval) -> datetime:
+    return span.start - timedelta(seconds=LOOKBACK_S.get(table, 0))
+
+
+def _streams(
+    lake: Lake, venue: str, table: str, seen: Mapping[str, Mapping[str, Interval]], span: Interval
+) -> dict[str, pl.LazyFrame]:
+    found: dict[str, pl.LazyFrame] = {}
+    for stored, symbols in _by_stored(table, seen).items():
+        found |= lake.scan_sorted(stored, venue, symbols, _since(table, span), span.end, stored=True)
+    return found
+
+
+def _spots(lake: Lake, references: Iterable[str], span: Interval) -> dict[str, pl.LazyFrame]:
+    """The trades of every spot reference, `venue:symbol`, that the lake holds."""
+    venues: dict[str, set[str]] = {}
+    for venue, _, symbol in (name.partition(":") for name in references):
+        venues.setdefault(venue, set()).add(symbol)
     return {
-        name: lake.scan_sorted("trades", venue, symbol, since, end, stored=True)
-        for name, (venue, _, symbol) in markets.items()
-        if lake.reaches("trades", venue, since, end, symbol)
+        f"{venue}:{symbol}": rows
+        for venue, symbols in venues.items()
+        for symbol, rows in lake.scan_sorted(
+            "trades", venue, symbols, _since("spot", span), span.end, stored=True
+        ).items()
     }
 
 
-def _sources(lake: Lake, instrument: Mapping[str, Any], seen: Mapping[str, Interval], span: Interval) -> Sources:
-    """The rows of one symbol, from its own feed or derived, under the names of the feed's tables."""
-    venue, symbol = instrument["venue"], instrument["symbol"]
-    tables, first_seen = {}, {}
-    for table in (*STREAMS, *SERIES):
-        stored = table if table in seen else DERIVED.get(table, table)
-        if stored not in seen:
-            continue
-        since = span.start - timedelta(seconds=LOOKBACK_S.get(table, 0))
-        first_seen[table] = seen[stored].start
-        tables[table] = (
-            lake.scan_sorted(stored, venue, symbol, since, span.end, stored=True)
-            if table in STREAMS
-            else lake.scan(stored, venue, since, span.end, symbol)
-        )
-    tables["quarantine"] = lake.scan("quarantine", venue, span.start, span.end, symbol)
-    return Sources(tables, first_seen, _spots(lake, instrument["spot_reference"], span.start, span.end))
+def _series(
+    lake: Lake, venue: str, seen: Mapping[str, Mapping[str, Interval]], span: Interval
+) -> dict[str, pl.LazyFrame]:
+    """The slow series of the symbols in `seen`, their own or derived."""
+    found = {}
+    for table in SERIES:
+        since = _since(table, span)
+        parts = [
+            lake.scan(stored, venue, since, span.end).filter(pl.col("symbol").is_in(symbols))
+            for stored, symbols in _by_stored(table, seen).items()
+            if lake.reaches(stored, venue, since, span.end)
+        ]
+        if parts:
+            found[table] = pl.concat(parts)
+    refused = lake.scan("quarantine", venue, span.start, span.end)
+    return found | {"quarantine": refused.filter(pl.col("symbol").is_in(list(seen)))}
+
+
+def _day_bars(
+    lake: Lake, venue: str, seen: Mapping[str, Mapping[str, Interval]], day: Interval, bar_s: int
+) -> Iterator[pl.DataFrame]:
+    """The bars of `day`, some symbols at a time, each symbol from its first row on."""
+    alive = [
+        row
+        for row in _instruments(lake, venue, day.end).iter_rows(named=True)
+        if _alive(seen.get(row["symbol"], {}), day)
+    ]
+    for at in range(0, len(alive), SYMBOLS_AT_ONCE):
+        some = alive[at : at + SYMBOLS_AT_ONCE]
+        held = {row["symbol"]: seen[row["symbol"]] for row in some}
+        sources = Sources(_markets(lake, some, held, day), _series(lake, venue, held, day))
+        bars = bars_of(venue, sources, day.start, day.end, bar_s=bar_s)
+        first = {symbol: min(table.start for table in tables.values()) for symbol, tables in held.items()}
+        yield bars.filter(pl.col("ts") >= pl.col("symbol").replace_strict(first, return_dtype=bars.schema["ts"]))
 
 
 def build_bars(
@@ -133,23 +204,15 @@ def build_bars(
     bring_books_up_to_date(lake, venue, progress)
     known = _marks(lake, venue)
     seen = _seen(lake, venue)
-    rows, symbols = 0, set()
+    rows, symbols = 0, set[str]()
     for day in interval.days():
         progress(f"bars {venue} {day}")
-        frames = []
-        for instrument in _instruments(lake, venue, day.end).iter_rows(named=True):
-            symbol = instrument["symbol"]
-            if not _alive(seen.get(symbol, {}), day):
-                continue
-            first = min(held.start for held in seen[symbol].values())
-            sources = _sources(lake, instrument, seen[symbol], day)
-            bars = symbol_bars(venue, symbol, sources, day.start, day.end, bar_s=bar_s)
-            frames.append(bars.filter(pl.col("ts") >= first))
-            symbols.add(symbol)
+        frames = list(_day_bars(lake, venue, seen, day, bar_s))
         day_bars = Bars.validate(pl.concat(frames) if frames else Bars.create_empty())
         with lake.writer():
             lake.replace("bars", day_bars, venue, day.start, day.end)
         rows += day_bars.height
+        symbols.update(day_bars["symbol"].unique())
     with lake.writer():
         clear_pending(lake, venue, interval, span, known)
     return BarsSummary(venue, str(interval), rows, len(symbols))

@@ -16,8 +16,9 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import polars as pl
@@ -120,6 +121,60 @@ def row_order(table: str) -> list[pl.Expr]:
     return [*(pl.col(name) for name in lead), *number, *(pl.col(name) for name in rest)]
 
 
+class File(NamedTuple):
+    """One row of `Lake.files`."""
+
+    path: str
+    venue: str | None
+    rows: int
+    symbol_min: str | None
+    symbol_max: str | None
+    ts_min: datetime | None
+    ts_max: datetime | None
+    partition: str | None
+    bytes: int
+
+
+class Span(NamedTuple):
+    """Rows asked for: `ts` in (start, end], of one symbol; null means all."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+    symbol: str | None = None
+
+    def leaves_out(self, file: File) -> bool:
+        """Whether a file may hold rows beside those asked for."""
+        return (
+            (self.symbol is not None and not file.symbol_min == file.symbol_max == self.symbol)
+            or (self.start is not None and not (file.ts_min and file.ts_min > self.start))
+            or (self.end is not None and not (file.ts_max and file.ts_max <= self.end))
+        )
+
+    def rows(self) -> list[pl.Expr]:
+        """What a row must satisfy."""
+        wanted = [pl.col("symbol") == self.symbol] if self.symbol is not None else []
+        wanted += [pl.col("ts") > self.start] if self.start is not None else []
+        return wanted + ([pl.col("ts") <= self.end] if self.end is not None else [])
+
+
+def _files(listed: pl.DataFrame) -> list[File]:
+    return [File(*row) for row in listed.iter_rows()]
+
+
+def _by_symbol_held(files: Sequence[File], symbols: Iterable[str]) -> dict[str, list[File]]:
+    """The files that may hold rows of each symbol, in their order; no symbol without any."""
+    held: dict[str, list[File]] = {symbol: [] for symbol in symbols}
+    for file in files:
+        if file.symbol_min is not None and file.symbol_min == file.symbol_max:
+            some = [file.symbol_min] if file.symbol_min in held else []
+        else:
+            first, last = file.symbol_min, file.symbol_max
+            some = [symbol for symbol in held if first is None or last is None or first <= symbol <= last]
+        for symbol in some:
+            held[symbol].append(file)
+    return {symbol: some for symbol, some in held.items() if some}
+
+
 class Lake:
     """Tables under `root/tables/`; other state of the same venue (registry, audit log, reports) lives beside them."""
 
@@ -167,29 +222,37 @@ class Lake:
         symbol: str | None = None,
     ) -> pl.LazyFrame:
         """Rows of `table` with `ts` in (start, end], in canonical types; an empty frame where the table is absent."""
-        chosen = _needs(self._chosen(table, venue, start, end, symbol), start, end, symbol)
-        return self._read(table, chosen.sort("venue", "filtered"), start, end, symbol)
+        files = _files(self._chosen(table, venue, start, end, symbol))
+        span = Span(start, end, symbol)
+        return self._read(table, sorted(files, key=lambda file: (str(file.venue), span.leaves_out(file))), span)
 
     def scan_sorted(
-        self, table: str, venue: str, symbol: str, start: datetime, end: datetime, *, stored: bool = False
-    ) -> pl.LazyFrame:
-        """The rows of one symbol in the order of `row_order`, `ts` in (start, end].
+        self, table: str, venue: str, symbols: Iterable[str], start: datetime, end: datetime, *, stored: bool = False
+    ) -> dict[str, pl.LazyFrame]:
+        """The rows of each symbol in the order of `row_order`, `ts` in (start, end]; only symbols that a file may hold.
 
         With `stored`, the columns as they lie in the files (see `pipelines.encoding`), which is faster to read.
         Files whose times do not overlap are read one after the other, in constant memory; overlapping ones (late
         rows, until the table is compacted) are sorted first, which takes memory for the rows asked for.
         """
-        chosen = self._chosen(table, venue, start, end, symbol).sort("ts_min", "ts_max", "path")
-        apart = chosen.select((pl.col("ts_min") > pl.col("ts_max").shift()).fill_null(True).all()).item()
+        chosen = self._chosen(table, venue, start, end, None).sort("ts_min", "ts_max", "path")
+        held = _by_symbol_held(_files(chosen), symbols)
+        return {
+            symbol: self._in_order(table, files, Span(start, end, symbol), stored=stored)
+            for symbol, files in held.items()
+        }
+
+    def _in_order(self, table: str, files: list[File], span: Span, *, stored: bool) -> pl.LazyFrame:
+        apart = all(one.ts_max < other.ts_min for one, other in pairwise(files) if one.ts_max and other.ts_min)
         if apart and stored:
-            return self._read(table, chosen, start, end, symbol, stored=True)
-        rows = self._read(table, chosen, start, end, symbol)
+            return self._read(table, files, span, stored=True)
+        rows = self._read(table, files, span)
         ordered = rows if apart else rows.sort(row_order(table), nulls_last=True)
         return encode(table, ordered.collect()).lazy() if stored else ordered
 
     def scan_files(self, table: str, files: pl.DataFrame) -> pl.LazyFrame:
         """All rows of some of the files of `self.files(table)`."""
-        return self._read(table, files, None, None, None)
+        return self._read(table, _files(files), Span())
 
     def _chosen(
         self, table: str, venue: str | None, start: datetime | None, end: datetime | None, symbol: str | None
@@ -203,38 +266,29 @@ class Lake:
         wanted += [(pl.col("ts_min") <= end).fill_null(True)] if end is not None else []
         return self.files(table).filter(*wanted)
 
-    def _read(
-        self,
-        table: str,
-        files: pl.DataFrame,
-        start: datetime | None,
-        end: datetime | None,
-        symbol: str | None,
-        *,
-        stored: bool = False,
-    ) -> pl.LazyFrame:
+    def _read(self, table: str, files: Sequence[File], span: Span, *, stored: bool = False) -> pl.LazyFrame:
         """The rows of `files`, filtered only where a file holds others too; canonical, or `stored` as they lie."""
-        if files.is_empty():
+        frames = [
+            self._stored(table, list(group)).filter(*(span.rows() if mixed else ()))
+            for (_, mixed), group in groupby(files, lambda file: (file.venue, span.leaves_out(file)))  # keeps the order
+        ]
+        if not frames:
             empty = pl.DataFrame(schema=SCHEMAS[table])
             return (encode(table, empty) if stored else empty).lazy()
-        needs = _needs(files, start, end, symbol)
-        runs = needs.with_columns(pl.struct("venue", "filtered").rle_id().alias("run"))
-        groups = runs.partition_by("run", maintain_order=True)  # neighbours of one sort: files keep their order
-        frames = [self._stored(table, group).filter(*_wanted(group, start, end, symbol)) for group in groups]
         whole = frames if stored else [decode(table, frame).select(SCHEMAS[table].names()) for frame in frames]
         return whole[0] if len(whole) == 1 else pl.concat(whole)
 
-    def _stored(self, table: str, files: pl.DataFrame) -> pl.LazyFrame:
+    def _stored(self, table: str, files: Sequence[File]) -> pl.LazyFrame:
         """All rows of files of one venue, or of a table that is not partitioned, as they lie."""
         rows = pl.scan_parquet(
-            [self.path(table) / path for path in files["path"]],
+            [self.path(table) / file.path for file in files],
             schema=self._stored_schema(table),
             missing_columns="insert",
             extra_columns="ignore",
             hive_partitioning=False,
         )
         by_venue = "venue" in partition_columns(table)
-        return rows.with_columns(pl.lit(files["venue"][0]).alias("venue")) if by_venue else rows
+        return rows.with_columns(pl.lit(files[0].venue).alias("venue")) if by_venue else rows
 
     @staticmethod
     def _stored_schema(table: str) -> pl.Schema:
@@ -261,12 +315,9 @@ class Lake:
         self, table: str, frame: pl.DataFrame, venue: str, start: datetime, end: datetime, *, symbol: str | None = None
     ) -> None:
         """Put `frame` in place of the rows of `venue` (and `symbol`) with `ts` in (start, end], in one commit."""
-        touched = _needs(self._chosen(table, venue, start, end, symbol), start, end, symbol)
-        gone = (pl.col("ts") > start) & (pl.col("ts") <= end)
-        if symbol is not None:
-            gone &= pl.col("symbol") == symbol
-        rest = touched.filter("filtered")
-        kept = self._read(table, rest, None, None, None).filter(~gone).collect()
+        touched, span = self._chosen(table, venue, start, end, symbol), Span(start, end, symbol)
+        rest = [file for file in _files(touched) if span.leaves_out(file)]
+        kept = self._read(table, rest, Span()).filter(~pl.all_horizontal(span.rows())).collect()
         added = [*self._write(table, kept), *self._write(table, frame)]
         self._commit(table, added, _removals(touched))
 
@@ -363,27 +414,6 @@ def _listing(delta: DeltaTable) -> pl.DataFrame:
     )
     # The log writes a path as part of an address: "<" as "%3C". On disk it has its own name.
     return listed.with_columns(pl.Series("path", [unquote(path) for path in listed["path"]], dtype=pl.String))
-
-
-def _needs(files: pl.DataFrame, start: datetime | None, end: datetime | None, symbol: str | None) -> pl.DataFrame:
-    """Add `filtered`: whether a file holds rows beside those asked for."""
-    other = pl.lit(False)
-    if symbol is not None:
-        other |= ~((pl.col("symbol_min") == symbol) & (pl.col("symbol_max") == symbol)).fill_null(False)
-    if start is not None:
-        other |= ~(pl.col("ts_min") > start).fill_null(False)
-    if end is not None:
-        other |= ~(pl.col("ts_max") <= end).fill_null(False)
-    return files.with_columns(other.alias("filtered"))
-
-
-def _wanted(files: pl.DataFrame, start: datetime | None, end: datetime | None, symbol: str | None) -> list[pl.Expr]:
-    """What rows of `files` must satisfy; nothing where the files hold no others."""
-    if not files["filtered"].any():
-        return []
-    wanted = [pl.col("symbol") == symbol] if symbol is not None else []
-    wanted += [pl.col("ts") > start] if start is not None else []
-    return wanted + ([pl.col("ts") <= end] if end is not None else [])
 
 
 def _by_symbol(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:

@@ -26,7 +26,6 @@ from rich.console import Console
 from rich.table import Table
 
 from features.flows import book_flows, grid_of, trade_flows
-from features.schema import CANONICAL, polars_schema
 from pipelines.bars import build_bars
 from pipelines.lake import Lake
 from pipelines.times import Interval
@@ -37,6 +36,12 @@ COLUMNS = {
     "trades": ["ts", "known_lag_us", "trade_number", "is_buy", "price", "qty", "notional_usd"],
     "book_events": ["ts", "known_lag_us", "is_bid", "event_code", "price", "qty"],
     "quotes": ["ts", "known_lag_us", "bid", "ask", "bid_qty", "ask_qty"],
+}
+SLOW = {
+    "book_depth": ["ts", "known_lag_us", "is_bid", "band_bps", "depth_usd"],
+    "marks": ["ts", "known_at", "mark", "index"],
+    "funding": ["ts", "known_at", "rate", "interval_h"],
+    "open_interest": ["ts", "known_at", "oi_base", "oi_usd"],
 }
 ANSWER = ("open", "high", "low", "close", "trades", "volume", "buys", "missing")
 FLOWS = tuple(f"{event}_{side}" for event in ("add", "cancel") for side in ("ask", "bid"))
@@ -60,14 +65,11 @@ def stored(lake: Lake, table: str, symbol: str) -> pl.LazyFrame:
 
 def ours(lake: Lake) -> pl.DataFrame:
     """Bars alone: what each bar's trades and book events say, without any join."""
-    no_quotes = pl.LazyFrame(schema=polars_schema(CANONICAL["quotes"]))
-    found = []
-    for symbol in SYMBOLS:
-        trades = trade_flows(stored(lake, "trades", symbol), GRID)
-        events, _ = book_flows(stored(lake, "book_events", symbol), no_quotes, GRID)
-        joined = trades.select("ts", *ANSWER).join(events.select("ts", *FLOWS), on="ts", how="left")
-        found.append(joined.select(pl.lit(symbol).alias("symbol"), pl.all()))
-    return pl.concat(found).filter(pl.col("ts") > START)
+    trades = trade_flows([stored(lake, "trades", symbol) for symbol in SYMBOLS], GRID)
+    events, _ = book_flows([stored(lake, "book_events", symbol) for symbol in SYMBOLS], [None] * len(SYMBOLS), GRID)
+    symbols = pl.Series("symbol", [symbol for symbol in SYMBOLS for _ in range(GRID.slots)])
+    found = trades.select(ANSWER).hstack(events.select(FLOWS)).with_columns(symbols, GRID.ends(len(SYMBOLS)))
+    return found.filter(pl.col("ts") > START, pl.col("trades").is_not_null())
 
 
 def whole_job(lake: Lake) -> pl.DataFrame:
@@ -76,23 +78,26 @@ def whole_job(lake: Lake) -> pl.DataFrame:
     return lake.scan("bars", VENUE).collect()
 
 
-def _reduced(lake: Lake, tables: tuple[str, ...]) -> pl.DataFrame:
-    plans = [
+def _reduced(lake: Lake, tables: tuple[str, ...]) -> list[pl.LazyFrame]:
+    return [
         stored(lake, table, symbol).select(pl.col(COLUMNS[table]).max().cast(pl.Float64))
         for table in tables
         for symbol in SYMBOLS
     ]
-    return pl.concat(plans, how="diagonal").collect(engine="streaming")
 
 
 def scan(lake: Lake) -> pl.DataFrame:
     """The maximum of every column that `ours` reads."""
-    return _reduced(lake, ("trades", "book_events"))
+    return pl.concat(_reduced(lake, ("trades", "book_events")), how="diagonal").collect(engine="streaming")
 
 
 def scan_all(lake: Lake) -> pl.DataFrame:
-    """The maximum of every column that `whole_job` reads of the streams."""
-    return _reduced(lake, ("trades", "book_events", "quotes"))
+    """The maximum of every column that `whole_job` reads, of streams and of slow series."""
+    plans = _reduced(lake, ("trades", "book_events", "quotes"))
+    for table, columns in SLOW.items():
+        files = [lake.path(table) / path for path in lake.files(table)["path"]]
+        plans.append(pl.scan_parquet(files, hive_partitioning=False).select(pl.col(columns).max().cast(pl.Float64)))
+    return pl.concat(plans, how="diagonal").collect(engine="streaming")
 
 
 def _micro(usd: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.bars import LOOKBACK_S, MAX_AGE_S, Sources, symbol_bars
+from features.bars import LOOKBACK_S, MAX_AGE_S, Market, Sources, bars_of
 from features.flows import grid_of
 from features.schema import CANONICAL, Bars, Quarantine, polars_schema
 from pipelines.encoding import encode
@@ -16,6 +16,7 @@ from pipelines.encoding import encode
 T0 = datetime(2025, 1, 1, tzinfo=UTC)
 VENUE, SYMBOL = "v", "S"
 KEY = {"venue": VENUE, "symbol": SYMBOL}
+STREAMS = ("trades", "book_events", "quotes", "book_levels")
 SCHEMAS = CANONICAL | {"quarantine": Quarantine}
 
 
@@ -31,6 +32,15 @@ def in_order(name: str, rows: pl.LazyFrame) -> pl.LazyFrame:
     number = [pl.col("trade_id").cast(pl.Int64, strict=False)] if name == "trades" else []
     rest = [key for key in SCHEMAS[name].primary_key() if key not in ("venue", "symbol", "ts")]
     return rows.sort("ts", *number, *rest) if "ts" in SCHEMAS[name].columns() else rows
+
+
+def sources_of(
+    tables: dict[str, pl.LazyFrame], first_seen: dict[str, datetime], spots: dict[str, pl.LazyFrame] | None = None
+) -> Sources:
+    """One symbol's."""
+    streams = {name: rows for name, rows in tables.items() if name in STREAMS}
+    series = {name: rows for name, rows in tables.items() if name not in STREAMS}
+    return Sources({SYMBOL: Market(streams, first_seen, spots or {})}, series)
 
 
 def trade(
@@ -52,8 +62,7 @@ def bars(
     tables = {name: in_order(name, table(name, some)) for name, some in rows.items()}
     first_seen = {name: min(row["ts"] for row in some) for name, some in rows.items() if some}
     spots = {"cb:S-USD": in_order("trades", table("trades", spot))} if spot else {}
-    sources = Sources(tables, first_seen, spots)
-    return Bars.validate(symbol_bars(VENUE, SYMBOL, sources, at(start_s), at(end_s), bar_s=bar_s))
+    return Bars.validate(bars_of(VENUE, sources_of(tables, first_seen, spots), at(start_s), at(end_s), bar_s=bar_s))
 
 
 def test_a_bar_holds_the_half_open_minute_before_its_stamp() -> None:
@@ -336,9 +345,9 @@ def test_rows_out_of_order_are_refused_rather_than_counted_wrongly(name: str) ->
         "quotes": [quote(2, 9, 11), quote(1, 9, 11)],
         "book_levels": [level(2, 1, None), level(1, 2, None)],
     }
-    sources = Sources({name: table(name, made_rows[name])}, {name: at(1)})
+    sources = sources_of({name: table(name, made_rows[name])}, {name: at(1)})
     with pytest.raises(ValueError, match="must be in order of ts"):
-        symbol_bars(VENUE, SYMBOL, sources, at(0), at(60))
+        bars_of(VENUE, sources, at(0), at(60))
 
 
 SECONDS = st.integers(0, 3000).map(lambda step: step * 3.0)  # 0 .. 9000 s: further than most things are carried
@@ -391,7 +400,7 @@ def world_bars(
 ) -> pl.DataFrame:
     tables = {name: in_order(name, table(name, rows)) for name, rows in since(world, start_s).items()}
     first_seen = {name: min(row["ts"] for row in rows) for name, rows in whole.items()}
-    return symbol_bars(VENUE, SYMBOL, Sources(tables, first_seen), at(start_s), at(end_s))
+    return bars_of(VENUE, sources_of(tables, first_seen), at(start_s), at(end_s))
 
 
 @settings(max_examples=15, deadline=None)
@@ -428,7 +437,7 @@ def test_flows_near_the_mid_equal_a_slow_loop(raw: Any) -> None:
             known &= bool(before) and row["ts"] - before[-1]["ts"] <= timedelta(hours=1)
             if known and (row["event"], row["side"]) == ("cancel", "ask"):
                 mid = (before[-1]["bid"] + before[-1]["ask"]) / 2
-                expected += row["price"] if (row["price"] - mid) / mid * 1e4 <= 200 else 0
+                expected += row["price"] if row["price"] - mid <= mid * 200 / 1e4 else 0
         assert bar["cancel_ask_200bps_usd"] == (expected if known else None)
 
 
@@ -440,8 +449,8 @@ def test_stored_columns_give_the_bars_of_canonical_ones(raw: Any) -> None:
     streams = ("trades", "book_events", "quotes")
     stored = {name: encode(name, rows.collect()).lazy() if name in streams else rows for name, rows in tables.items()}
     first_seen = {name: min(row["ts"] for row in rows) for name, rows in world.items()}
-    canonical = symbol_bars(VENUE, SYMBOL, Sources(tables, first_seen), at(0), at(9000))
-    assert symbol_bars(VENUE, SYMBOL, Sources(stored, first_seen), at(0), at(9000)).equals(canonical)
+    canonical = bars_of(VENUE, sources_of(tables, first_seen), at(0), at(9000))
+    assert bars_of(VENUE, sources_of(stored, first_seen), at(0), at(9000)).equals(canonical)
     assert canonical["volume_usd"].sum() > 0
 
 

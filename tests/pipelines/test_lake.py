@@ -124,12 +124,12 @@ def test_rows_come_back_in_order_whether_files_overlap_or_not(lake: Lake) -> Non
     end = T0 + timedelta(days=1)
     lake.append("trades", trades("S", range(10, 20), 10), "second")
     lake.append("trades", trades("S", range(1, 10), 1), "first")
-    assert lake.scan_sorted("trades", "v", "S", T0, end).collect()["trade_id"].to_list() == [
+    assert lake.scan_sorted("trades", "v", ["S"], T0, end)["S"].collect()["trade_id"].to_list() == [
         str(n) for n in range(1, 20)
     ]
     late = trades("S", range(5, 15), 105)
     lake.append("trades", late, "late")
-    found = lake.scan_sorted("trades", "v", "S", T0, end).collect()
+    found = lake.scan_sorted("trades", "v", ["S"], T0, end)["S"].collect()
     assert found["ts"].is_sorted()
     assert found["trade_id"].to_list()[4:8] == ["5", "105", "6", "106"]  # ids of one moment by their number
 
@@ -139,7 +139,7 @@ def test_rows_stay_in_order_when_the_span_cuts_the_first_and_last_file(lake: Lak
         lake.append("trades", trades("S", range(first, first + 10), first), f"{first}")
     start, end = T0 + timedelta(minutes=4), T0 + timedelta(minutes=26)
     for stored, name in ((False, "trade_id"), (True, "trade_number")):
-        found = lake.scan_sorted("trades", "v", "S", start, end, stored=stored).collect()
+        found = lake.scan_sorted("trades", "v", ["S"], start, end, stored=stored)["S"].collect()
         assert found[name].cast(pl.Int64).to_list() == list(range(5, 27))
 
 
