@@ -63,7 +63,8 @@ def venue_span(lake: Lake, venue: str, bar_s: int = BAR_S) -> Interval:
     if not isinstance(first, datetime) or not isinstance(last, datetime):
         raise InputError("the lake holds no data of this venue", where=venue, mend="run `cascadeguard ingest` first")
     step, midnight = timedelta(seconds=bar_s), first.replace(hour=0, minute=0, second=0, microsecond=0)
-    return Interval(midnight + (first - midnight) // step * step, midnight - (midnight - last) // step * step)
+    before = first - timedelta(microseconds=1)  # a row on the end of a bar is in that bar
+    return Interval(midnight + (before - midnight) // step * step, midnight - (midnight - last) // step * step)
 
 
 def _seen(lake: Lake, venue: str) -> dict[str, dict[str, Interval]]:

@@ -131,6 +131,8 @@ def test_the_span_of_a_venue_is_in_whole_bars_and_only_derivatives_count(tmp_pat
     assert venue_span(lake, "v") == Interval(at(60), at(3600))
     assert venue_span(lake, "v", 1800) == Interval(at(0), at(3600))
     assert derivative_venues(lake) == ["v"]
+    sharp = lake_of(tmp_path / "sharp", trades=[trade(60, 1, 1.0), trade(120, 2, 1.0)])
+    assert venue_span(sharp, "v") == Interval(at(0), at(120)), "a row on the end of a bar is in that bar"
     spot = Lake(tmp_path / "spot")
     spot.append("instruments", rows_of("instruments", [instrument(settlement="spot")]), "instruments")
     spot.append("trades", rows_of("trades", [trade(1, 1, 1.0)]), "trades")
