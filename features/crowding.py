@@ -7,13 +7,13 @@ import polars as pl
 
 from features.exact import checked, rolling_mean, rolling_rms, standard_score
 from features.inputs import PRICE_AGE_S_MAX
+from features.mechanics.funding import annual_simple
 from features.volatility import vol_ratio
 
 BASIS_STEP_BPS = 2e-3  # a basis saturates at 5 000 bps
 BASIS_SIGMA_FLOOR_BPS = 1.0
 BASIS_USUAL_FLOOR_BPS = 5.0  # a basis within this is no lean
 FUNDING_USUAL = 0.30  # a year; the funding of a leaning but ordinary market
-HOURS_PER_YEAR = 8_760.0
 LEAN_MAX = 5.0
 HEAT_MAX = 3.0  # volatility weighs between a third and three times
 BASELINE_FULL = 0.8
@@ -32,7 +32,7 @@ def basis_mean(window: int) -> pl.Expr:
 
 def funding_rate_annual() -> pl.Expr:
     """`funding_rate * 8760 / funding_interval_h`, simple."""
-    return pl.col("funding_rate") * (HOURS_PER_YEAR / pl.col("funding_interval_h"))
+    return annual_simple(pl.col("funding_rate"), pl.col("funding_interval_h"))
 
 
 def basis_lean(window: int, baseline: int) -> pl.Expr:

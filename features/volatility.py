@@ -94,6 +94,35 @@ def yang_zhang_weight(bars: int) -> float:
     return 0.34 / (1.34 + (checked("bars", bars, 2) + 1) / (bars - 1))
 
 
+def _sample_variance(whole: pl.Expr, window: int) -> pl.Expr:
+    """Sample variance of whole numbers over `(t - window, t]`, from exact sums."""
+    squares = whole.pow(2).rolling_sum(window).cast(pl.Float64)
+    total = whole.rolling_sum(window).cast(pl.Float64)
+    return ((squares - total.pow(2) / window) / (window - 1)).clip(lower_bound=0.0)
+
+
+def yang_zhang_variance(window: int) -> pl.Expr:
+    """Variance of a bar from open, high, low, close over `(t - window, t]`, gaps between bars included.
+
+        gap[i] = log(open[i] / close[i - 1]), body[i] = log(close[i] / open[i])
+        k = yang_zhang_weight(window)
+        out[t] = var(gap) + k * var(body) + (1 - k) * mean(Rogers-Satchell variance)        sample variances
+
+    Free of drift; sums are exact in steps of RETURN_STEP. Null until the window and the close before it are there.
+    Raises ValueError if `window` < 2 (Yang and Zhang, 2000).
+    """
+    k = yang_zhang_weight(window)
+    o, h, low, c = (pl.col(name) for name in ("open", "high", "low", "close"))
+
+    def whole(above: pl.Expr, below: pl.Expr) -> pl.Expr:
+        return steps((above / below).log(), RETURN_STEP, RETURN_STEPS_MAX).cast(pl.Int64)
+
+    inside = whole(h, c) * whole(h, o) + whole(low, c) * whole(low, o)
+    inside_mean = inside.clip(upper_bound=RETURN_STEPS_MAX**2).rolling_sum(window).cast(pl.Float64) / window
+    gap, body = _sample_variance(whole(o, c.shift(1)), window), _sample_variance(whole(c, o), window)
+    return (gap + k * body + (1 - k) * inside_mean) * RETURN_STEP**2
+
+
 def parkinson_sigma(window: int) -> pl.Expr:
     """Root mean Parkinson variance per minute over `(t - window, t]`."""
     total = range_steps().pow(2).rolling_sum(window).cast(pl.Float64)

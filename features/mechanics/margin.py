@@ -71,7 +71,7 @@ def trip_price(
 
     `equity_usd` is the equity at `price`. For an isolated position it is the margin with its profit, and
     `other_maintenance_usd` is 0. A long that trips above `price`, or a short below it, is already over the line.
-    0 for a long that no fall can trip. Null for qty 0.
+    0 for a long that no fall can trip, and for a short that no fall can save. Null for qty 0.
 
     >>> one = {"qty": 1.0, "price": 100.0, "equity": 5.0}
     >>> columns = [pl.lit(value) for value in one.values()]
@@ -127,6 +127,19 @@ def scaled_initial_rate(base: float, oi_usd: float, lower_usd: float, upper_usd:
     """
     share = min(max((oi_usd - lower_usd) / (upper_usd - lower_usd), 0.0), 1.0)
     return min(base + share * (1 - base), 1.0)
+
+
+def size_premium_rate(rate: float, qty: pl.Expr, factor: float) -> pl.Expr:
+    """Initial margin rate that grows with the size of a position: `max(rate, .8 * rate + factor * sqrt(|qty|))`.
+
+    `rate` holds up to `|qty| = (.2 * rate / factor) ** 2`; the margin `notional * out` stays convex in size. Null for a
+    null qty. Source: Drift v2, size premium of a liability weight.
+
+    >>> [round(pl.select(size_premium_rate(0.1, pl.lit(qty), 0.002)).item(), 6) for qty in (50.0, 100.0, -400.0)]
+    [0.1, 0.1, 0.12]
+    """
+    grown = 0.8 * rate + factor * qty.abs().sqrt()
+    return pl.when(qty.is_not_null()).then(pl.max_horizontal(pl.lit(rate), grown))
 
 
 def peg_surcharge(price: float) -> float:
