@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
+from pipelines.commands import shared
 
 HEADER = "exchange,symbol,timestamp,local_timestamp,id,side,price,amount\n"
 ROW = "binance-delivery,AVAXUSD_PERP,1760054401433000,1760054401437753,{id},buy,{price},105\n"
@@ -139,7 +140,7 @@ def test_an_internal_failure_is_exit_1(monkeypatch: pytest.MonkeyPatch, capsys: 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(cli, "load_config", broken)
+    monkeypatch.setattr(shared, "load_config", broken)
     assert cli.run(["doctor"]) == 1
     assert capsys.readouterr().err.endswith("error: internal failure, please report it: RuntimeError: a bug\n")
 

@@ -1,0 +1,1 @@
+"""The commands, one module per panel of the help."""

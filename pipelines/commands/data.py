@@ -1,0 +1,189 @@
+"""Commands that bring data into the lake and prepare it."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.commands.shared import (
+    ConfigOption,
+    FromOption,
+    JsonOption,
+    LakeOption,
+    ToOption,
+    VenueOption,
+    each_venue,
+    emit,
+    emit_venues,
+    need_lake,
+    open_lake,
+)
+from pipelines.progress import progress
+from pipelines.times import parse_time
+
+
+class Role(StrEnum):
+    PERP = "perp"
+    SPOT = "spot"
+
+
+def simulate(
+    start: Annotated[
+        str, typer.Option("--start", metavar="TIME", help="First simulated minute.")
+    ] = "2025-01-01T00:00Z",
+    days: Annotated[float | None, typer.Option("--days", help="Length; default from the settings.")] = None,
+    config: ConfigOption = None,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Simulate a venue and write its canonical tables to the lake."""
+    from pipelines.simulate import simulate_venue
+
+    settings, store = open_lake(config, lake)
+    if days is not None:
+        settings = settings.model_copy(update={"simulator": settings.simulator.model_copy(update={"days": days})})
+    with progress("simulate") as say:
+        summary = simulate_venue(store, settings, parse_time(start), say)
+    emit(summary, as_json, lambda s: f"{s.rows:,} rows of {s.symbols} symbols at venue {s.venue}, {s.interval}")
+
+
+def ingest(
+    adapter: Annotated[str, typer.Argument(help="The format of the files: tardis, binance-archive, ..., table.")],
+    paths: Annotated[list[Path], typer.Argument(help="Files, or folders of files.")],
+    venue: Annotated[str | None, typer.Option("--venue", help="Venue name; default from the files.")] = None,
+    symbol: Annotated[str | None, typer.Option("--symbol", help="Symbol, where the files do not tell it.")] = None,
+    role: Annotated[Role, typer.Option("--role", help="spot: these trades are the index leg.")] = Role.PERP,
+    kind: Annotated[str | None, typer.Option("--kind", help="Read every file as this kind.")] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(
+            "--mapping", metavar="FILE", help="For the adapter table: a mapping file, or a shipped one's name."
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read venue files into the lake; refused rows go to quarantine with a reason."""
+    from pipelines.ingest import Choice
+    from pipelines.ingest import ingest as run_ingest
+
+    settings, store = open_lake(config, lake)
+    choice = Choice(venue, symbol, role.value, kind, mapping)
+    with progress("ingest") as say:
+        summary = run_ingest(adapter, paths, store, settings, choice, progress=say)
+    emit(summary, as_json, _ingest_sentence)
+
+
+def _ingest_sentence(summary: Any) -> str:
+    counts = f"{summary.rows_accepted:,} accepted + {summary.rows_quarantined:,} quarantined"
+    skipped = f", {len(summary.skipped)} in the lake already" if summary.skipped else ""
+    lines = [
+        f"{summary.rows_read:,} rows read = {counts}, {len(summary.symbols)} symbols, {summary.files} files{skipped}"
+    ]
+    lines += [f"  {row['accepted']:>12,} {table}" for table, row in summary.tables.items()]
+    lines += [f"  {rows:>12,} refused: {reason}" for reason, rows in sorted(summary.reasons.items())]
+    lines += [f"  {rows:>12,} accepted, nothing to store: {reason}" for reason, rows in sorted(summary.silent.items())]
+    return "\n".join(lines)
+
+
+def compact(
+    venue: VenueOption = None, config: ConfigOption = None, lake: LakeOption = None, as_json: JsonOption = False
+) -> None:
+    """Merge the lake's small and overlapping files, and delete files that nothing refers to."""
+    from pipelines.housekeeping import compact_lake
+
+    _, store = open_lake(config, lake)
+    need_lake(store)
+    with progress("compact") as say:
+        summary = compact_lake(store, venue, say)
+    emit(summary, as_json, lambda s: s.sentence())
+
+
+def retain(
+    days: Annotated[int, typer.Option("--days", min=1, help="Keep this many days before --now.")],
+    tables: Annotated[list[str], typer.Option("--table", help="A table to shorten; may be given more than once.")],
+    now: Annotated[str | None, typer.Option("--now", metavar="TIME", help="Default the last day of the table.")] = None,
+    venue: VenueOption = None,
+    config: ConfigOption = None,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete partitions of a table that are older than a number of days."""
+    from pipelines.housekeeping import retain_days
+
+    _, store = open_lake(config, lake)
+    need_lake(store)
+    summary = retain_days(store, tables, days, parse_time(now) if now is not None else None, venue)
+    emit(summary, as_json, lambda s: s.sentence())
+
+
+def doctor(config: ConfigOption = None, lake: LakeOption = None, as_json: JsonOption = False) -> None:
+    """Say what the lake holds, per table: rows, span, gaps, refused rows and why."""
+    from pipelines.doctor import doctor_sentence, examine
+
+    _, store = open_lake(config, lake)
+    need_lake(store)
+    emit(examine(store), as_json, doctor_sentence)
+
+
+def bars(
+    start: FromOption = None,
+    end: ToOption = None,
+    venue: VenueOption = None,
+    config: ConfigOption = None,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build bars: of new and late rows, or of an interval."""
+    from pipelines.bars import build_bars, build_pending
+
+    with progress("bars") as say:
+        if start is None and end is None:
+            summaries = [
+                build_pending(store, name, say, bar_s=settings.bars.interval_s)
+                for store, name, _, settings in each_venue(config, lake, venue, None, None, any_bars=True)
+            ]
+        else:
+            summaries = [
+                build_bars(store, name, span, say, bar_s=settings.bars.interval_s)
+                for store, name, span, settings in each_venue(config, lake, venue, start, end, any_bars=True)
+            ]
+    emit_venues(summaries, as_json, lambda s: f"{s.venue}: {s.rows:,} bars of {s.symbols} symbols, {s.interval}")
+
+
+def features(
+    start: FromOption = None,
+    end: ToOption = None,
+    venue: VenueOption = None,
+    config: ConfigOption = None,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Build bars and compute every feature of the catalogue."""
+    from pipelines.score import prepare
+
+    summaries = []
+    with progress("features") as say:
+        for store, name, span, _ in each_venue(config, lake, venue, start, end):
+            summaries.append(prepare(store, name, span, say))
+    emit_venues(summaries, as_json, lambda s: f"{s.venue}: {s.features} features of {s.rows:,} bars, {s.interval}")
+
+
+def labels(
+    start: FromOption = None,
+    end: ToOption = None,
+    venue: VenueOption = None,
+    config: ConfigOption = None,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the cascades of the past: onset, end, severity, by the label of the settings."""
+    from pipelines.labels import label_events
+
+    found = [
+        label_events(store, name, span, settings)
+        for store, name, span, settings in each_venue(config, lake, venue, start, end)
+    ]
+    emit_venues(found, as_json, lambda s: s.sentence())
