@@ -1,5 +1,6 @@
 """Commands that explain and defend: policy, audit log, decisions."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from pipelines.commands.shared import ConfigOption, JsonOption, LakeOption, emit, need_lake, open_lake
 from pipelines.errors import InputError
+from pipelines.times import parse_time
 
 
 def policy(
@@ -50,3 +52,59 @@ def explain(
     _, store = open_lake(config, lake)
     need_lake(store)
     emit(explain_decision(store, decision_id), as_json, explain_sentence)
+
+
+class Side(StrEnum):
+    LONG = "long"
+    SHORT = "short"
+
+
+def bands(
+    symbol: Annotated[str, typer.Argument(help="Symbol or base asset, such as BTC or BTCUSDT.")],
+    entry: Annotated[float, typer.Option("--entry", help="Entry price, USD.")],
+    side: Annotated[Side, typer.Option("--side", help="Direction of the position.")] = Side.LONG,
+    qty: Annotated[float | None, typer.Option("--qty", help="Size in base units.")] = None,
+    notional: Annotated[
+        float | None, typer.Option("--notional", help="Size in USD at entry, instead of --qty.")
+    ] = None,
+    leverage: Annotated[float | None, typer.Option("--leverage", help="Margin is notional / leverage.")] = None,
+    margin: Annotated[
+        float | None, typer.Option("--margin", help="Isolated margin, or cross equity at entry, USD.")
+    ] = None,
+    mark: Annotated[float | None, typer.Option("--mark", help="Present mark price; default the entry.")] = None,
+    other_maintenance: Annotated[
+        float, typer.Option("--other-maintenance", help="Cross margin: what the other legs need, USD.")
+    ] = 0.0,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--profile", metavar="NAME|FILE", help="A shipped venue or a .toml file; may be given repeatedly."
+        ),
+    ] = None,
+    on: Annotated[str | None, typer.Option("--on", metavar="TIME", help="Rules in force then; default newest.")] = None,
+    sigma: Annotated[float, typer.Option("--sigma", help="Volatility a year: 0.8 is 80 percent.")] = 0.8,
+    fall: Annotated[float, typer.Option("--fall", help="Speed of the move, percent a minute.")] = 1.0,
+    local_share: Annotated[
+        float, typer.Option("--local-share", help="Share of the move that only the venue's own book sees.")
+    ] = 0.2,
+    depth: Annotated[
+        float | None,
+        typer.Option("--depth", help="USD the book takes per unit of relative price; default no slippage."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the page with plots here.")] = None,
+    config: ConfigOption = None,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One position under several venues' rules: prices and times of forced reduction, and why they differ."""
+    from pipelines.bands import compare_bands, position_of, scenario_of
+
+    open_lake(config, lake)
+    position = position_of(
+        symbol, side.value, entry=entry, qty=qty, notional=notional, leverage=leverage, margin=margin, mark=mark,
+        other_maintenance=other_maintenance,
+    )  # fmt: skip
+    scenario = scenario_of(sigma_year=sigma, fall_pct_per_min=fall, local_share=local_share, depth_usd=depth)
+    moment = parse_time(on) if on is not None else None
+    summary = compare_bands(position, scenario, profile or (), on=moment, out=out)
+    emit(summary, as_json, lambda s: s.sentence())

@@ -166,3 +166,14 @@ def test_compact_and_retain_are_commands(tmp_path: Path) -> None:
     kept = cascadeguard("retain", "--table", "trades", "--days", "1", "--lake", "lake", "--json", cwd=tmp_path)
     assert json.loads(kept.stdout)["rows_dropped"] == 0
     refused(cascadeguard("retain", "--table", "nope", "--days", "1", "--lake", "lake", cwd=tmp_path), "nope")
+
+
+def test_bands_says_where_each_venue_liquidates_or_what_is_missing(tmp_path: Path) -> None:
+    position = ("bands", "BTC", "--entry", "100000", "--notional", "1e6", "--profile", "hyperliquid")
+    done = cascadeguard(*position, "--leverage", "20", "--on", "2025-06-01T00:00Z", "--json", cwd=tmp_path)
+    only = json.loads(done.stdout)["profiles"][0]
+    # isolated, 20x: margin 5 000 a unit, maintenance 1.25 %: 100 000 - 5 000 = P * (1 - .0125)
+    assert only["liquidation_price"] == pytest.approx(95_000 / 0.9875, rel=1e-12)
+    assert {"bankruptcy_price", "mark_rule", "path", "time_to_touch_s", "completion_s"} <= set(only)
+    refused(cascadeguard(*position, cwd=tmp_path), "--leverage or --margin")
+    refused(cascadeguard(*position, "--leverage", "20", "--profile", "nowhere", cwd=tmp_path), "nowhere")
