@@ -3,8 +3,6 @@
 Reads profiles only, never the lake; with a file named it writes one self-contained page with plots.
 """
 
-import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -15,6 +13,7 @@ from features.mechanics.bands import Band, Position, Scenario, band
 from features.mechanics.profile import Profile
 from features.mechanics.why import Why, explain
 from pipelines.errors import InputError
+from pipelines.pages import write_page
 from pipelines.profiles import load_profile, shipped_names
 from pipelines.reporting.bands_page import duration, render
 
@@ -114,7 +113,7 @@ def compare_bands(
 
     summary = _summary(position, scenario, bands, reasons, out)
     if out is not None:
-        _write(out, render(summary.__dict__))
+        write_page(out, render(summary.__dict__))
     return summary
 
 
@@ -155,17 +154,3 @@ def _line(row: dict[str, Any]) -> str:
     times = (row["time_to_touch_s"]["q50"], row["completion_s"])
     said = "".join(f"{price:>17,.2f}" for price in prices) + "".join(f"{duration(time):>17}" for time in times)
     return f"  {row['profile']:<14}{said}" + ("  liquidatable now" if row["breached"] else "")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside `path` and move into place: a reader never sees half a page."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        mend = "name a file that can be, with --out"
-        raise InputError(f"the page cannot be written ({error.strerror})", where=path, mend=mend) from None

@@ -19,7 +19,7 @@ COMMANDS = (  # in the order data flows
     ),
     ("Models", (models.train, models.models)),
     ("Score, guard, report", (operate.score, operate.guard, operate.report)),
-    ("Explain and defend", (defend.policy, defend.replay, defend.explain, defend.bands)),
+    ("Explain and defend", (defend.policy, defend.replay, defend.explain, defend.bands, defend.stress, defend.graph)),
 )
 
 app = typer.Typer(

@@ -1,13 +1,11 @@
 """Step `report`: scores, limits and decisions of the lake -> one self-contained HTML page."""
 
-import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.config import Config
-from pipelines.errors import InputError
 from pipelines.lake import Lake
+from pipelines.pages import write_page
 from pipelines.reporting.gather import gather
 from pipelines.reporting.page import render
 from pipelines.times import Interval
@@ -35,23 +33,6 @@ def default_path(lake: Lake, interval: Interval) -> Path:
     return lake.root / "reports" / f"cascadeguard-{start}-{end}.html"
 
 
-def _write(path: Path, text: str) -> int:
-    """Write beside `path` and move into place: a reader never sees half a page. Returns the size in bytes."""
-    content = text.encode()
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content)
-        beside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise InputError(
-            f"the report cannot be written ({error.strerror})", where=path, mend="name a file that can be, with --out"
-        ) from None
-    return len(content)
-
-
 def write_report(
     lake: Lake, config: Config, venue: str | None, interval: Interval | None, out: Path | None
 ) -> ReportSummary:
@@ -65,7 +46,7 @@ def write_report(
     page = render(material, config)
 
     path = default_path(lake, material.interval) if out is None else out
-    size = _write(path, page.text)
+    size = write_page(path, page.text)
     return ReportSummary(
         report=str(path),
         venues=material.venues,

@@ -1,5 +1,6 @@
 """Commands that bring data into the lake and prepare it."""
 
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from pipelines.commands.shared import (
     need_lake,
     open_lake,
 )
+from pipelines.errors import InputError
 from pipelines.progress import progress
 from pipelines.times import parse_time
 
@@ -33,19 +35,46 @@ def simulate(
         str, typer.Option("--start", metavar="TIME", help="First simulated minute.")
     ] = "2025-01-01T00:00Z",
     days: Annotated[float | None, typer.Option("--days", help="Length; default from the settings.")] = None,
+    facts: Annotated[
+        Path | None,
+        typer.Option("--facts", metavar="FILE", help="Write a page: stylised facts, real beside simulated."),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", metavar="DIR", help="For --facts: the lake of real markets.")
+    ] = None,
     config: ConfigOption = None,
     lake: LakeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Simulate a venue and write its canonical tables to the lake."""
+    from pipelines.facts import build_facts
+    from pipelines.lake import Lake
     from pipelines.simulate import simulate_venue
 
+    if (facts is None) != (against is None):
+        raise InputError("--facts and --against go together", mend="name a page, and the lake of real markets")
+    real = None if against is None else Lake(against)
+    if real is not None:
+        need_lake(real)
     settings, store = open_lake(config, lake)
     if days is not None:
         settings = settings.model_copy(update={"simulator": settings.simulator.model_copy(update={"days": days})})
     with progress("simulate") as say:
         summary = simulate_venue(store, settings, parse_time(start), say)
-    emit(summary, as_json, lambda s: f"{s.rows:,} rows of {s.symbols} symbols at venue {s.venue}, {s.interval}")
+        compared = None if real is None or facts is None else build_facts(real, store, facts)
+    emit(
+        {**asdict(summary), "facts": None if compared is None else asdict(compared)},
+        as_json,
+        lambda s: _simulated(s, s["facts"]),
+    )
+
+
+def _simulated(summary: Any, facts: Any) -> str:
+    said = "{rows:,} rows of {symbols} symbols at venue {venue}, {interval}".format(**summary)
+    if facts is None:
+        return said
+    judged = facts["within"] + facts["beyond"]
+    return f"{said}\n{facts['within']} of {judged} facts within the real range: {facts['page']}"
 
 
 def ingest(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.shared import ConfigOption, JsonOption, LakeOption, emit, need_lake, open_lake
+from pipelines.commands.shared import ConfigOption, JsonOption, LakeOption, VenueOption, emit, need_lake, open_lake
 from pipelines.errors import InputError
 from pipelines.times import parse_time
 
@@ -108,3 +108,68 @@ def bands(
     moment = parse_time(on) if on is not None else None
     summary = compare_bands(position, scenario, profile or (), on=moment, out=out)
     emit(summary, as_json, lambda s: s.sentence())
+
+
+def stress(
+    shock: Annotated[str, typer.Option("--shock", metavar="CHANGES", help="Such as BTC=-5%,USDE=-0.03.")],
+    positions: Annotated[Path | None, typer.Option("--positions", metavar="FILE", help="csv or parquet.")] = None,
+    collateral: Annotated[Path | None, typer.Option("--collateral", metavar="FILE", help="csv or parquet.")] = None,
+    instruments: Annotated[Path | None, typer.Option("--instruments", metavar="FILE", help="toml.")] = None,
+    depth: Annotated[Path | None, typer.Option("--depth", metavar="FILE", help="csv or parquet.")] = None,
+    venue: VenueOption = None,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="As known then; default the lake's newest positions.")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", metavar="NAME", help="A venue profile, shipped or a file; default none.")
+    ] = None,
+    path: Annotated[
+        str | None, typer.Option("--path", metavar="KIND", help="Another liquidation path than the profile's.")
+    ] = None,
+    spill: Annotated[
+        float | None, typer.Option("--spill", help="Share of an impact that a fully correlated symbol feels.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a self-contained page too.")
+    ] = None,
+    config: ConfigOption = None,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What if prices fell: who is liquidated, how far prices run, who pays; from files or from the lake."""
+    from pipelines.pages import write_page
+    from pipelines.stress import files_of, page, run_stress, sentence
+
+    files = files_of(positions, instruments, depth, collateral)
+    store = None if files is not None else open_lake(config, lake)[1]
+    when = parse_time(at) if at is not None else None
+    summary = run_stress(shock, files, lake=store, venue=venue, at=when, profile=profile, path=path, spill=spill)
+    if html is not None:
+        write_page(html, page(summary), "--html")
+    emit(summary, as_json, sentence)
+
+
+def graph(
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="As known then; default the last positions.")
+    ] = None,
+    window: Annotated[float, typer.Option("--window", help="Size of the move, 0.02 is 2 %.")] = 0.02,
+    spill: Annotated[
+        float | None, typer.Option("--spill", help="Share of an impact that a fully correlated symbol feels.")
+    ] = None,
+    venue: VenueOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The page; default a file in the lake.")
+    ] = None,
+    config: ConfigOption = None,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw who drags whom along: loop gains, rho, sources, victims, cliffs, triggers; HTML and JSON."""
+    from pipelines.graph import graph_sentence, write_graph
+
+    _, store = open_lake(config, lake)
+    need_lake(store)
+    moment = parse_time(at) if at is not None else None
+    summary = write_graph(store, venue, moment, window=window, spill=spill, out=out)
+    emit(summary, as_json, graph_sentence)

@@ -28,7 +28,7 @@ def render(summary: Mapping[str, Any]) -> str:
     figures = [price_figure(rows, summary), time_figure(rows)]
     figures += [why_figure(summary["why"])] if any(row["parts"] for row in summary["why"]) else []
     folder = resources.files("pipelines").joinpath("templates")
-    style, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "bands.js"))
+    style, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "plots.js"))
     environment = Environment(
         loader=PackageLoader("pipelines"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,

@@ -501,7 +501,7 @@ def test_the_default_file_lies_in_the_lake_and_nothing_is_left_beside_it(tmp_pat
 
 def test_a_file_that_cannot_be_written_is_one_line_and_leaves_nothing(lake: Lake, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    with pytest.raises(InputError, match=r"the report cannot be written .*--out"):
+    with pytest.raises(InputError, match=r"the page cannot be written .*--out"):
         write_report(lake, CONFIG, None, None, tmp_path / "taken")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
