@@ -72,6 +72,13 @@ class SimulatorConfig(Section):
     accounts: int = Field(1500, ge=10, le=1_000_000)
     days: float = Field(10.0, gt=0, le=3650)
     step_s: int = Field(20, ge=1, le=60)
+    profile: str = Field("", description="venue profile whose path, buffer, fees and ADL rule the venue has")
+    leverage_median: float = Field(16.0, gt=0, le=50)
+    stablecoin_account_share: float = Field(
+        0.0, ge=0, le=1, description="of cross accounts that keep a part of their equity in a stablecoin"
+    )
+    outage_rate_day: float = Field(0.1, ge=0, description="outages of matching or feed in ordinary volatility")
+    order_ids: bool = Field(False, description="name the resting order in every book event")
 
 
 class MlflowConfig(Section):

@@ -9,10 +9,11 @@ import dataframely as dy
 import polars as pl
 
 from features.schema import CANONICAL, IngestLog, polars_schema
-from models.simulator import VenueSettings, instruments, simulate
+from models.simulator import VenueSettings, instruments, simulate, with_profile
 from pipelines.config import Config
 from pipelines.errors import InputError
 from pipelines.lake import Lake
+from pipelines.profiles import load_profile
 from pipelines.progress import Say, silent
 from pipelines.times import Interval
 
@@ -33,7 +34,8 @@ def venue_settings(config: Config) -> VenueSettings:
     """The simulator's settings; InputError lists what it refuses."""
     chosen = config.simulator
     try:
-        return VenueSettings(symbols=chosen.symbols, accounts=chosen.accounts, step_s=chosen.step_s)
+        settings = VenueSettings(**chosen.model_dump(exclude={"days", "profile"}))
+        return with_profile(settings, load_profile(chosen.profile)) if chosen.profile else settings
     except ValueError as error:
         raise InputError(f"the simulator refuses its settings ({error})", mend="see `[simulator]`") from None
 

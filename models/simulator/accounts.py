@@ -3,13 +3,16 @@
 Every position of an account has the house as its counterparty, so the market is closed:
 
     sum(qty) + house_qty = 0                                                          per symbol
-    sum(cash + isolated - cost) + house_cash + fund + fees + bad_debt = deposits      in dollars, `balance_usd`
+    sum(cash + isolated - cost) + house_cash + fund + fees - bad_debt = deposits      in dollars, `balance_usd`
+    sum(tokens) + house_tokens = deposits_tokens                                      in units of the stablecoin
 
 with `cost = qty * entry_price`. The house stands for the makers and for all flow that is not modelled account by
-account. `house_cash` is its cash after paying for its position; its equity is `house_cash + house_qty @ mark`.
+account. `house_cash` is its cash after paying for its position; its equity is `house_cash + house_qty @ mark`. Tokens
+of the stablecoin are collateral of cross accounts, less a haircut; who owes cash at the end of a liquidation pays with
+them, and the house buys them at their price.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +39,7 @@ class Traits:
     action_share: Floats  # probability of a decision per minute in an ordinary regime
     symbols: Ints  # (accounts, SYMBOLS_MAX), with repeats where there are fewer
     symbol_count: Floats
+    token_share: Floats  # of the equity meant to be kept in the stablecoin; 0 for isolated accounts
 
 
 def draw_traits(settings: VenueSettings, rng: np.random.Generator) -> Traits:
@@ -57,7 +61,15 @@ def draw_traits(settings: VenueSettings, rng: np.random.Generator) -> Traits:
         action_share=np.minimum(actions * OWNERS_EVERY_S / DAY_S, 1.0),
         symbols=symbols,
         symbol_count=count,
+        token_share=np.zeros(n),
     )
+
+
+def with_tokens(traits: Traits, account_share: float, rng: np.random.Generator) -> Traits:
+    """Let `account_share` of the cross accounts keep 30 to 90 % of their equity in the stablecoin."""
+    n = traits.equity_usd.size
+    holds = (rng.random(n) < account_share) & ~traits.isolated
+    return replace(traits, token_share=np.where(holds, rng.uniform(0.3, 0.9, n), 0.0))
 
 
 def _draw_symbols(accounts: int, symbols: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
@@ -81,13 +93,24 @@ class Ledger:
         self.house_qty = np.zeros(shape[1])
         self.house_cash = HOUSE_EQUITY_SHARE * float(self.cash.sum())
         self.fund = settings.fund_account_usd * settings.accounts
-        self.fees, self.bad_debt = 0.0, 0.0
-        self.deposits = self.balance_usd()
+        self.fees, self.bad_debt, self.adl = 0.0, 0.0, 0.0  # `adl`: what winners and house gave up against the mark
+        self.tokens = traits.token_share * self.cash
+        self.cash = self.cash - self.tokens
+        self.house_tokens, self.token_price, self.haircut = 0.0, 1.0, settings.stablecoin_haircut
+        self.deposits, self.deposits_tokens = self.balance_usd(), float(self.tokens.sum())
 
     def balance_usd(self) -> float:
         """Money of everybody at cost; equals `deposits` but for rounding. Bad debt counts as money that is owed."""
         accounts = float(self.cash.sum() + self.isolated.sum() - self.cost.sum())
         return accounts + self.house_cash + self.fund + self.fees - self.bad_debt
+
+    def collateral_usd(self) -> Floats:
+        """What counts as collateral of each account: `cash + tokens * token_price * (1 - haircut)`."""
+        return self.cash + self.tokens * (self.token_price * (1 - self.haircut))
+
+    def wealth_usd(self) -> Floats:
+        """Cash and tokens at their price, margin locked to isolated positions not included."""
+        return self.cash + self.tokens * self.token_price
 
     def gross_base(self) -> Floats:
         """Sum of the accounts' positions without their signs. With the house's it is twice the open interest."""
@@ -97,6 +120,23 @@ class Ledger:
         """Money from outside (negative: to outside). `account` holds no repeats."""
         self.cash[account] += usd
         self.deposits += float(usd.sum())
+
+    def deposit_mixed(self, account: Ints, usd: Floats) -> None:
+        """As `deposit`, but the `token_share` of what comes in is tokens."""
+        tokens = self.traits.token_share[account] * np.maximum(usd, 0.0) / self.token_price
+        self.deposit(account, usd - tokens * self.token_price)
+        self.tokens[account] += tokens
+        self.deposits_tokens += float(tokens.sum())
+
+    def sell_tokens(self, account: Ints) -> None:
+        """Sell tokens of accounts that owe cash to the house, as many as the debt needs. `account`: no repeats."""
+        debt = np.maximum(-self.cash[account], 0.0)
+        sold = np.minimum(self.tokens[account], debt / self.token_price)
+        usd = np.where(sold < self.tokens[account], debt, sold * self.token_price)
+        self.tokens[account] -= sold
+        self.cash[account] += usd
+        self.house_tokens += float(sold.sum())
+        self.house_cash -= float(usd.sum())
 
     def trade(self, account: Ints, symbol: Ints, dq: Floats, price: Floats) -> None:
         """Fill `dq` (signed base units) against the house at `price`; pairs (account, symbol) hold no repeats.

@@ -169,7 +169,7 @@ def initial_orders(ledger: Ledger, screen: Screen, rng: np.random.Generator) -> 
     """What about half of the owners hold when the simulation starts: one position each."""
     account = np.flatnonzero(rng.random(ledger.cash.size) < 0.5)
     symbol = ledger.traits.symbols[account, rng.integers(0, 3, account.size)]
-    desk = Desk(ledger, screen, account, symbol, ledger.cash[account])
+    desk = Desk(ledger, screen, account, symbol, ledger.wealth_usd()[account])
     return _orders(desk, _goal_usd(desk, rng.standard_normal(account.size)))
 
 
@@ -177,8 +177,9 @@ def move_deposits(ledger: Ledger, elapsed_s: int, rng: np.random.Generator) -> N
     """Owners of flat accounts refill empty ones and withdraw from those that have grown far beyond what they intend."""
     intended = ledger.traits.equity_usd
     luck = rng.random(intended.size)
-    empty = (ledger.cash < 0.35 * intended) & (luck < elapsed_s / (REFILL_H * HOUR_S))
-    rich = (ledger.cash > 2.5 * intended) & (luck < elapsed_s / (WITHDRAWAL_H * HOUR_S))
+    wealth = ledger.wealth_usd()
+    empty = (wealth < 0.35 * intended) & (luck < elapsed_s / (REFILL_H * HOUR_S))
+    rich = (wealth > 2.5 * intended) & (luck < elapsed_s / (WITHDRAWAL_H * HOUR_S))
     account = np.flatnonzero(empty | rich)
     account = account[~ledger.qty[account].any(axis=1)]
-    ledger.deposit(account, intended[account] - ledger.cash[account])
+    ledger.deposit_mixed(account, intended[account] - wealth[account])

@@ -13,7 +13,9 @@ import polars as pl
 
 from features.bars import BAR_S, bar_end
 from features.schema import CANONICAL, DEPTH_BANDS_BPS, Candles, polars_schema
-from models.simulator.book import ASK, VISIBLE_BPS
+from models.simulator.book import ASK, BID, VISIBLE_BPS
+from models.simulator.orders import UNKNOWN, OrderQueue, Touched
+from models.simulator.peg import stablecoin_symbol
 from models.simulator.record import HourRecord, Snapshot
 from models.simulator.settings import (
     HOUR_S,
@@ -36,11 +38,15 @@ MARK_LATENCY_MS = 50.0
 OI_LATENCY_MS = 500.0
 SNAPSHOT_LATENCY_MS = 2_000.0
 CHURN_USUAL = 0.0025  # of the ordinary depth within 100 bps that one side trades in an ordinary 20 s
-CHURN_PROBABILITY = 0.2  # per step, symbol and side that makers also replace orders without changing the depth
-CHURN_SHARE = 0.03  # of the visible depth they replace then
+CHURN_PROBABILITY = 0.5  # per step, symbol and side that makers also replace orders without changing the depth
+CHURN_SHARE = 0.12  # of the visible depth they replace then
 LEVELS_BPS = np.array([2.0, 10.0, 30.0, 80.0, 200.0, 400.0])
 LEVEL_WEIGHTS = np.array([0.15, 0.2, 0.2, 0.2, 0.15, 0.1])
 HOUSE = "house"
+ADL_WORD = 3
+SLICE_USD = 30_000.0  # a forced order of this size goes out in about two slices, one `e` times larger in one more
+SLICES_MAX = 10
+PATH_WORDS = ("market", "gradual", "auction", "adl")  # every path that is neither of the others goes step by step
 
 Columns = dict[str, Any]
 Number = TypeVar("Number", bound=np.generic)
@@ -87,7 +93,18 @@ class ForcedFills:
     symbol: Ints
     qty: Floats
     price: Floats
-    adl: Bools
+    off_book: Bools
+    path: Ints  # place in `PATH_WORDS`
+
+
+@dataclass(frozen=True)
+class BookRows:
+    """Events of the book as columns, sorted by symbol and time; kinds 0 add, 1 cancel, 2 trade."""
+
+    symbol: Ints
+    side: Ints
+    kind: Ints
+    usd: Floats
 
 
 class Emitter:
@@ -95,17 +112,20 @@ class Emitter:
 
     def __init__(self, settings: VenueSettings, rng: np.random.Generator) -> None:
         self.settings, self.rng = settings, rng
+        [self.slices] = rng.spawn(1)
         count = len(settings.symbols)
         self.names = pl.Series(settings.symbols, dtype=pl.String)
         self.accounts = pl.Series([*(f"a{number:06d}" for number in range(settings.accounts)), HOUSE])
         self.last_trade_id, self.last_seq = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
         self.tick = tick_usd(start_prices_usd(settings))
         self.half_spread = settings.half_spread_bps / 1e4
+        self.queues = {(symbol, side): OrderQueue() for symbol in range(count) for side in (BID, ASK)}
         self.step_us = settings.step_s * SECOND_US
+        self.path = PATH_WORDS.index(settings.path.kind if settings.path.kind in PATH_WORDS else "gradual")
 
     def tables(self, record: HourRecord) -> dict[str, pl.DataFrame]:
         """All tables of the hour."""
-        forced = _join_forced(record)
+        forced = self._sliced(_join_forced(record, self.path))
         prints = self._prints(record, forced)
         lag_ms = self._latency_ms(record, prints)
         trades = self._trades(record, prints, lag_ms)
@@ -123,6 +143,16 @@ class Emitter:
         }
 
     # trades and liquidations
+
+    def _sliced(self, forced: ForcedFills) -> ForcedFills:
+        """Forced orders as the market sees them: in slices of unequal size, all at the order's mean price."""
+        usd = np.abs(forced.qty) * forced.price
+        count = np.minimum(1 + self.slices.poisson(np.log1p(usd / SLICE_USD)), SLICES_MAX)
+        row = np.repeat(np.arange(count.size), count)
+        weight = self.slices.exponential(1.0, row.size) + 0.1
+        share = weight / np.bincount(row, weight, count.size)[row]
+        whole = {name: getattr(forced, name)[row] for name in forced.__dataclass_fields__}
+        return ForcedFills(**(whole | {"qty": whole["qty"] * share}))
 
     def _prints(self, record: HourRecord, forced: ForcedFills) -> Prints:
         """Free prints that add up to the free volume, and one per forced fill; sorted by symbol and time."""
@@ -164,7 +194,7 @@ class Emitter:
         usd = record.taken.copy()
         side = (forced.qty < 0).astype(np.int64)
         np.add.at(
-            usd, (forced.step, forced.symbol, side), -np.where(forced.adl, 0.0, np.abs(forced.qty) * forced.price)
+            usd, (forced.step, forced.symbol, side), -np.where(forced.off_book, 0.0, np.abs(forced.qty) * forced.price)
         )
         return np.maximum(usd, 0.0)
 
@@ -178,8 +208,8 @@ class Emitter:
         return np.asarray(np.maximum(np.round(price / tick), 1.0) * tick)
 
     def _latency_ms(self, record: HourRecord, prints: Prints) -> Floats:
-        """Time until a print is known; grows with the volatility of the moment."""
-        busy = np.maximum(record.heat[prints.step, prints.symbol], 0.5) ** 2
+        """Time until a print is known; grows with the volatility of the moment and with what is traded."""
+        busy = (np.maximum(record.heat, 0.5) ** 2 * self._load(record))[prints.step, prints.symbol]
         return np.asarray(LATENCY_MS * busy * np.exp(LATENCY_LOG_SD * self.rng.standard_normal(busy.size)))
 
     def _trades(self, record: HourRecord, prints: Prints, lag_ms: Floats) -> pl.DataFrame:
@@ -202,7 +232,7 @@ class Emitter:
             "qty": prints.qty[rows],
             "price": prints.price[rows],
             "notional_usd": prints.qty[rows] * prints.price[rows],
-            "path": _worded(forced.adl[leg], "market", "adl"),
+            "path": _worded(forced.path[leg], *PATH_WORDS),
         }
         return _frame("liquidations", self._keys(record, symbol, prints.ts_us[rows], lag_ms[rows]) | columns)
 
@@ -211,7 +241,7 @@ class Emitter:
     def _book_events(self, record: HourRecord) -> pl.DataFrame:
         """Adds, cancels and trades per step, symbol and side: depth after = before + adds - cancels - trades."""
         net = record.depth_after - record.depth_before + record.taken
-        replaced = self.rng.random(net.shape) < CHURN_PROBABILITY
+        replaced = (self.rng.random(net.shape) < CHURN_PROBABILITY) & ~record.halted[:, None, None]
         size = CHURN_SHARE * np.exp(0.6 * self.rng.standard_normal(net.shape)) * record.heat[:, :, None]
         replaced_usd = np.where(replaced, record.depth_after * size, 0.0)
         # Two-sided volume is refilled at once: that part of `net` is an add. The rest says whether makers came or left.
@@ -229,19 +259,50 @@ class Emitter:
         level = self.rng.choice(LEVELS_BPS, cell.size, p=LEVEL_WEIGHTS) / 1e4
         away = np.where(kind == 2, self.half_spread, level) * np.where(side == ASK, 1.0, -1.0)
         price = self._to_tick(self._path(record, step, symbol, offset) * (1 + away), symbol)
-        qty = usd.ravel()[cell] / count.ravel()[cell] / price
         order = np.lexsort((step * self.step_us + offset, symbol))
         ts_us = (step * self.step_us + offset)[order]
-        lag_ms = LATENCY_MS * np.maximum(record.heat[step, symbol], 0.5)[order]
+        lag_ms = LATENCY_MS * (np.maximum(record.heat, 0.5) * self._load(record))[step, symbol][order]
+        events = BookRows(
+            symbol[order], side[order], kind[order], (usd.ravel() / np.maximum(count.ravel(), 1))[cell[order]]
+        )
+        touched = self._touched(record, events)
+        event = touched.event
         columns = {
-            "seq": _numbered(symbol[order], self.last_seq),
-            "side": _worded(side[order], "bid", "ask"),
-            "event": _worded(kind[order], "add", "cancel", "trade"),
-            "price": price[order],
-            "qty": qty[order],
-            "order_id": pl.Series([None], dtype=pl.String).new_from_index(0, order.size),
+            "seq": _numbered(events.symbol[event], self.last_seq),
+            "side": _worded(events.side[event], "bid", "ask"),
+            "event": _worded(events.kind[event], "add", "cancel", "trade"),
+            "price": price[order][event],
+            "qty": touched.usd / price[order][event],
+            "order_id": self._order_names(events.side[event], touched.order),
         }
-        return _frame("book_events", self._keys(record, symbol[order], ts_us, lag_ms) | columns)
+        return _frame("book_events", self._keys(record, events.symbol[event], ts_us[event], lag_ms[event]) | columns)
+
+    def _touched(self, record: HourRecord, events: BookRows) -> Touched:
+        """Events cut into one row per order they touch; as they are where orders have no names."""
+        if not self.settings.order_ids:
+            return Touched(np.arange(events.usd.size), np.zeros(events.usd.size, dtype=np.int64), events.usd)
+        parts = []
+        for (symbol, side), queue in self.queues.items():
+            rows = np.flatnonzero((events.symbol == symbol) & (events.side == side))
+            queue.agree(float(record.depth_before[0, symbol, side]))
+            found = queue.touch(events.kind[rows], events.usd[rows])
+            parts.append(found._replace(event=rows[found.event]))
+        event = np.concatenate([part.event for part in parts])
+        order, usd = (np.concatenate([getattr(part, name) for part in parts]) for name in ("order", "usd"))
+        sequence = np.argsort(event, kind="stable")
+        return Touched(event[sequence], order[sequence], usd[sequence])
+
+    def _order_names(self, side: Ints, order: Ints) -> pl.Series:
+        """`b12` is the twelfth order on the bids of its symbol."""
+        if not self.settings.order_ids:
+            return pl.Series([None], dtype=pl.String).new_from_index(0, order.size)
+        number = pl.Series(order).cast(pl.String)
+        return (_worded(side, "b", "a") + number).set(pl.Series(order == UNKNOWN), None)
+
+    def _load(self, record: HourRecord) -> Floats:
+        """How much later things are known because so much trades: `sqrt(dollars taken / usual dollars)` in [1, 10]."""
+        usual = 2 * depths_100bps_usd(self.settings) * CHURN_USUAL * self.settings.step_s / 20
+        return np.asarray(np.sqrt(np.clip(record.taken.sum(axis=2) / usual, 1.0, 100.0)))
 
     def _book_depth(self, record: HourRecord) -> pl.DataFrame:
         step = self._sampled_steps()
@@ -278,7 +339,16 @@ class Emitter:
             "index": record.index[at, symbol],
             "last": self._to_tick(record.perp[at, symbol], symbol),
         }
-        return _frame("marks", self._keys(record, symbol, (at + 1) * self.step_us, MARK_LATENCY_MS) | columns)
+        marks = _frame("marks", self._keys(record, symbol, (at + 1) * self.step_us, MARK_LATENCY_MS) | columns)
+        return pl.concat([marks, self._token_marks(record)]) if self.settings.stablecoin_account_share > 0 else marks
+
+    def _token_marks(self, record: HourRecord) -> pl.DataFrame:
+        """What the stablecoin is worth, as its spot market tells it."""
+        at = self._sampled_steps()
+        columns = dict.fromkeys(("mark", "index", "last"), record.token_price[at])
+        keys = self._keys(record, np.zeros(at.size, dtype=np.int64), (at + 1) * self.step_us, MARK_LATENCY_MS)
+        named = pl.Series([stablecoin_symbol(self.settings)], dtype=pl.String).new_from_index(0, at.size)
+        return _frame("marks", keys | columns | {"symbol": named})
 
     def _open_interest(self, record: HourRecord) -> pl.DataFrame:
         at, symbol = self._minutes()
@@ -295,14 +365,17 @@ class Emitter:
         return _frame("funding", self._keys(record, symbol, at_us, OI_LATENCY_MS) | columns)
 
     def _collateral(self, record: HourRecord) -> pl.DataFrame:
-        """Cash in dollars; margin locked to isolated positions is not part of it."""
-        shots = record.snapshots
-        account: Ints = _joined([np.append(shot.owner, self.settings.accounts) for shot in shots], np.int64)
-        amount = _joined([np.append(shot.cash_usd, shot.house_usd) for shot in shots], np.float64)
+        """Cash in dollars, tokens where there are any; margin locked to isolated positions is not part of it."""
+        shots, house = record.snapshots, self.settings.accounts
+        account: Ints = _joined([np.append(shot.owner, house) for shot in shots], np.int64)
+        cash = _joined([np.append(shot.cash_usd, shot.house_usd) for shot in shots], np.float64)
+        tokens = _joined([np.append(shot.tokens, shot.house_tokens) for shot in shots], np.float64)
         ts_us = _joined([np.full(shot.owner.size + 1, _us(shot.end)) for shot in shots], np.int64)
-        order = np.lexsort((ts_us, account))
-        asset = pl.Series(["USDT"]).new_from_index(0, order.size)
-        columns = {"asset": asset, "amount": amount[order]}
+        held = np.flatnonzero(tokens)
+        account, amount = np.append(account, account[held]), np.append(cash, tokens[held])
+        ts_us, second = np.append(ts_us, ts_us[held]), np.arange(amount.size) >= cash.size
+        order = np.lexsort((second, ts_us, account))
+        columns = {"asset": _worded(second[order], "USDT", self.settings.stablecoin), "amount": amount[order]}
         return _frame("collateral", self._owner_keys(account[order], ts_us[order]) | columns)
 
     def _positions(self, record: HourRecord) -> pl.DataFrame:
@@ -399,7 +472,7 @@ def _numbered(symbol: Ints, last: Ints) -> Ints:
     return np.asarray(numbers, dtype=np.int64)
 
 
-def _join_forced(record: HourRecord) -> ForcedFills:
+def _join_forced(record: HourRecord, path: int) -> ForcedFills:
     rows = record.forced
     step = np.repeat(np.array([row for row, _ in rows], dtype=np.int64), [fills.qty.size for _, fills in rows])
     none = np.zeros(0)
@@ -408,7 +481,8 @@ def _join_forced(record: HourRecord) -> ForcedFills:
         symbol=np.concatenate([none.astype(np.int64), *(fills.symbol for _, fills in rows)]),
         qty=np.concatenate([none, *(fills.qty for _, fills in rows)]),
         price=np.concatenate([none, *(fills.price for _, fills in rows)]),
-        adl=np.concatenate([none.astype(np.bool_), *(fills.adl for _, fills in rows)]),
+        off_book=np.concatenate([none.astype(np.bool_), *(fills.beside | fills.adl for _, fills in rows)]),
+        path=np.where(np.concatenate([none.astype(np.bool_), *(fills.adl for _, fills in rows)]), ADL_WORD, path),
     )
 
 

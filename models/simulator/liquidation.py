@@ -1,39 +1,28 @@
-"""Liquidation: who is below maintenance margin, and how the position goes through the book.
+"""Liquidation: who is below maintenance margin, and how what the path takes is closed.
 
     maintenance(notional) = max over tiers (notional * rate - deduction)
-    cross:    cash + sum(qty * mark - cost) < sum(maintenance)         all legs of the account
-    isolated: margin + qty * mark - cost < maintenance                 that leg alone
+    cross:    collateral + sum(qty * mark - cost) < sum(maintenance)      all legs of the account, one unit
+    isolated: margin + qty * mark - cost < maintenance                    that leg alone, a unit of its own
 
-Breached legs are sold (bought) at market, those with the least equity first, each at the price that the book shows at
-the middle of its own fill. They reach `REACH_BPS` into the book: what does not fit waits. An account that ends below
-zero is made whole by the insurance fund, beyond it by bad debt. With an empty fund a bankrupt position goes to the
-house at its bankruptcy price instead (path "adl") and touches no book.
+What goes into the book is sold (bought) at market, units with the least equity first, each leg at the price that the
+book shows at the middle of its own fill. It reaches `REACH_BPS` into the book: what does not fit waits. What is taken
+over beside the book changes hands at the mark, less the discount of who takes it. The fee is
+`min(fee * closed notional, what is left above bankruptcy)` and goes to the fund. A unit that is closed and ends below
+zero is made whole by its account's tokens, the insurance fund, and beyond it by bad debt. With an empty fund and a rule
+of auto-deleveraging, a bankrupt unit goes to winners at its bankruptcy price instead (path "adl"): see `deleveraging`.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from features.mechanics.insurance import NONE, RANK
 from models.simulator.accounts import Ledger
-from models.simulator.book import ASK, BID, REACH_BPS, Book
+from models.simulator.book import ASK, BID, REACH_BPS
+from models.simulator.deleveraging import deleverage
+from models.simulator.legs import Legs, Market
+from models.simulator.path import Sale
 from models.simulator.settings import Bools, Floats, Ints
-
-
-@dataclass(frozen=True)
-class Legs:
-    """Open positions as columns, with the equity and maintenance margin that decide about each of them."""
-
-    account: Ints
-    symbol: Ints
-    qty: Floats
-    notional_usd: Floats
-    equity_usd: Floats  # of the account (cross) or of the leg (isolated)
-    maintenance_usd: Floats
-    own_maintenance_usd: Floats  # of the leg itself
-    isolated: Bools
-
-    def rows(self, keep: Bools | Ints) -> "Legs":
-        return Legs(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
 
 
 @dataclass(frozen=True)
@@ -44,53 +33,40 @@ class Forced:
     symbol: Ints
     qty: Floats  # closed base units, with the sign of the position
     price: Floats
+    book_share: Floats  # of the fill that was sold into the book
     adl: Bools
+    beside: Bools  # taken over beside the book
+    fresh: Bools  # the first fill of a unit since it fell below maintenance
     equity_usd: Floats
     maintenance_usd: Floats
 
 
-def maintenance_usd(notional_usd: Floats, rates: Floats, deductions: Floats) -> Floats:
-    """Tiered maintenance margin; `rates` and `deductions` are (tiers, ...) and broadcast against the notional.
+@dataclass(frozen=True)
+class Costs:
+    """What a forced fill costs beside the book: half a spread, the fee to the fund; and who pays for holes."""
 
-    >>> rates, deductions = np.array([[0.01], [0.0125]]), np.array([[0.0], [125.0]])
-    >>> maintenance_usd(np.array([50_000.0, 100_000.0]), rates, deductions).tolist()
-    [500.0, 1125.0]
-    """
-    return np.asarray((rates * notional_usd - deductions).max(axis=0))
-
-
-def open_legs(ledger: Ledger, mark: Floats, tiers: tuple[Floats, Floats], among: Ints | slice = slice(None)) -> Legs:
-    """Every open position of the accounts `among` (default all of them) at `mark`."""
-    rates, deductions = tiers
-    account, symbol = np.nonzero(ledger.qty[among])
-    account = account if isinstance(among, slice) else among[account]
-    qty = ledger.qty[account, symbol]
-    notional = qty * mark[symbol]
-    profit = notional - ledger.cost[account, symbol]
-    own = maintenance_usd(np.abs(notional), rates[:, symbol], deductions[:, symbol])
-    isolated = ledger.traits.isolated[account]
-    size = ledger.cash.size
-    shared_equity = ledger.cash + np.bincount(account, weights=profit, minlength=size)
-    shared_margin = np.bincount(account, weights=own, minlength=size)
-    equity = np.where(isolated, ledger.isolated[account, symbol] + profit, shared_equity[account])
-    margin = np.where(isolated, own, shared_margin[account])
-    return Legs(account, symbol, qty, notional, equity, margin, own, isolated)
+    half_spread: float
+    fee: float
+    adl: str = RANK
 
 
-def liquidate(ledger: Ledger, book: Book, perp: Floats, breached: Legs, *, half_spread: float, fee: float) -> Forced:
-    """Close `breached` legs; returns the fills. The caller applies their impact.
-
-    `fee` is the share of the notional that goes to the fund, as far as the account has it.
-    """
-    adl = (breached.equity_usd < 0) & (not ledger.fund > 0)
-    price, share = _walk(book, perp, half_spread, breached, ~adl)
-    price = np.where(adl, _bankruptcy_price(breached), price)
+def liquidate(ledger: Ledger, market: Market, legs: Legs, sale: Sale, costs: Costs) -> Forced:
+    """Close what the path takes of `legs`; returns the fills. The caller applies their impact."""
+    adl = (legs.equity_usd < 0) & (not ledger.fund > 0) & (costs.adl != NONE)
+    share = np.where(adl, 1.0, sale.share)
+    bankruptcy = _bankruptcy_price(legs)
+    price, share = _walk(market, costs.half_spread, legs, share, ~(adl | sale.beside))
+    price = np.where(adl, bankruptcy, np.where(sale.beside, _taken_over_price(market.mark, legs, sale), price))
     filled = np.flatnonzero(share > 0)
-    legs, price, share = breached.rows(filled), price[filled], share[filled]
+    legs, sale, price, share, adl = legs.rows(filled), sale.rows(filled), price[filled], share[filled], adl[filled]
     pot = ledger.force(legs.account, legs.symbol, share, price)
     closed = share * legs.qty
-    _share_out(ledger, legs, pot, fee * np.abs(closed) * price * ~adl[filled])
-    return Forced(legs.account, legs.symbol, closed, price, adl[filled], legs.equity_usd, legs.maintenance_usd)
+    if adl.any():
+        deleverage(ledger, market, legs.rows(adl), price[adl], costs.adl)
+    _share_out(ledger, market.mark, legs, pot, costs.fee * np.abs(closed) * price * ~adl)
+    book_share = np.where(adl, 0.0, sale.book_share)
+    decided = (legs.equity_usd, legs.maintenance_usd)
+    return Forced(legs.account, legs.symbol, closed, price, book_share, adl, sale.beside, sale.fresh, *decided)
 
 
 def _bankruptcy_price(legs: Legs) -> Floats:
@@ -99,40 +75,64 @@ def _bankruptcy_price(legs: Legs) -> Floats:
     return np.maximum((legs.notional_usd - part) / legs.qty, 1e-12)
 
 
-def _walk(book: Book, perp: Floats, half_spread: float, legs: Legs, at_market: Bools) -> tuple[Floats, Floats]:
-    """Fill price and filled share of each leg; legs that are not `at_market` are filled whole, at no price."""
-    price, share = np.ones(legs.qty.size), np.ones(legs.qty.size)
+def _taken_over_price(mark: Floats, legs: Legs, sale: Sale) -> Floats:
+    """The mark, less the discount of whoever takes the position over."""
+    qty = np.where(sale.share > 0, sale.share, 1.0) * legs.qty
+    return np.maximum(mark[legs.symbol] - sale.discount_usd / qty, 1e-12)
+
+
+def _walk(market: Market, half_spread: float, legs: Legs, wanted: Floats, at_market: Bools) -> tuple[Floats, Floats]:
+    """Fill price and filled share of each leg; legs that are not `at_market` get what they want, at no price."""
+    book, perp = market.book, market.perp
+    price, share = np.ones(legs.qty.size), wanted.copy()
     for symbol in np.unique(legs.symbol[at_market]):
         for side, sign in ((BID, 1.0), (ASK, -1.0)):
-            rows = np.flatnonzero(at_market & (legs.symbol == symbol) & (legs.qty * sign > 0))
+            rows = np.flatnonzero(at_market & (legs.symbol == symbol) & (legs.qty * sign > 0) & (wanted > 0))
             if rows.size:
                 rows = rows[np.argsort(legs.equity_usd[rows] / legs.maintenance_usd[rows], kind="stable")]
-                usd = np.abs(legs.qty[rows]) * perp[symbol]
+                whole = np.abs(legs.qty[rows]) * perp[symbol]
+                usd = whole * wanted[rows]
                 reach = book.within_usd(REACH_BPS)[symbol, side]
-                share[rows] = np.clip((reach - (np.cumsum(usd) - usd)) / usd, 0.0, 1.0)
-                done = usd * share[rows]
+                done = np.clip(reach - (np.cumsum(usd) - usd), 0.0, usd)
+                share[rows] = np.where(done < usd, done / whole, wanted[rows])
                 moved = book.impact(int(symbol), side, np.cumsum(done) - 0.5 * done)
                 price[rows] = perp[symbol] * (1 - sign * (moved + half_spread))
     return price, share
 
 
-def _share_out(ledger: Ledger, legs: Legs, pot: Floats, fee: Floats) -> None:
-    """Book pots to the accounts, take the fee from what is left, cover what is missing."""
-    size = ledger.cash.size
+def _share_out(ledger: Ledger, mark: Floats, legs: Legs, pot: Floats, fee: Floats) -> None:
+    """Book pots to the accounts, take the fee from what is left above bankruptcy, cover what is missing."""
     own = legs.isolated
-    kept = np.where(own, pot - np.clip(pot, 0.0, fee), pot)
-    fund_gain = float((pot - kept).sum())
-    missing = float(-np.minimum(kept[own], 0.0).sum())
-    kept = np.where(own, np.maximum(kept, 0.0), kept)
-    ledger.cash += np.bincount(legs.account, weights=kept, minlength=size)
+    missing, gain = _share_out_isolated(ledger, legs.rows(own), mark, pot[own], fee[own])
+    np.add.at(ledger.cash, legs.account[~own], pot[~own])
+    due = np.bincount(legs.account[~own], weights=fee[~own], minlength=ledger.cash.size)
     account = np.unique(legs.account[~own])
-    due = np.bincount(legs.account[~own], weights=fee[~own], minlength=size)[account]
-    closed = ~ledger.qty[account].any(axis=1)
-    paid = np.where(closed, np.clip(ledger.cash[account], 0.0, due), due)
+    unrealised = (ledger.qty[account] * mark - ledger.cost[account]).sum(axis=1)
+    paid = np.clip(ledger.wealth_usd()[account] + unrealised, 0.0, due[account])
     ledger.cash[account] -= paid
-    hole = np.where(closed, np.maximum(-ledger.cash[account], 0.0), 0.0)
-    ledger.cash[account] += hole
-    _settle_fund(ledger, fund_gain + float(paid.sum()), missing + float(hole.sum()))
+    closed = account[~ledger.qty[account].any(axis=1)]
+    ledger.sell_tokens(closed)
+    hole = np.maximum(-ledger.cash[closed], 0.0)
+    ledger.cash[closed] += hole
+    _settle_fund(ledger, gain + float(paid.sum()), missing + float(hole.sum()))
+
+
+def _share_out_isolated(ledger: Ledger, legs: Legs, mark: Floats, pot: Floats, fee: Floats) -> tuple[float, float]:
+    """Pots of isolated legs; returns the holes and the fees paid.
+
+    What a part of a leg leaves stays with the leg as its margin: a liquidation frees nothing before it is over. Where
+    that is below zero, the entry price takes the rest, so that the equity of the leg is what it was.
+    """
+    at = legs.account, legs.symbol
+    stays = ledger.qty[at] != 0
+    pot = pot + ledger.isolated[at]
+    left = pot + ledger.qty[at] * mark[legs.symbol] - ledger.cost[at]
+    paid = np.clip(np.minimum(left, pot), 0.0, fee)
+    margin, deficit = np.maximum(pot - paid, 0.0), np.maximum(paid - pot, 0.0)
+    ledger.isolated[at] = np.where(stays, margin, 0.0)
+    ledger.cost[at] += np.where(stays, deficit, 0.0)
+    ledger.cash += np.bincount(legs.account, np.where(stays, 0.0, margin), ledger.cash.size)
+    return float(deficit[~stays].sum()), float(paid.sum())
 
 
 def _settle_fund(ledger: Ledger, gain: float, missing: float) -> None:

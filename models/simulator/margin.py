@@ -19,7 +19,7 @@ FINE, WORRIED, BREACHED = 0, 1, 2
 class Scan(NamedTuple):
     """Columns over accounts. `BREACHED`: equity below maintenance; `WORRIED`: below `worry` times maintenance."""
 
-    equity_usd: Floats  # locked margins included
+    equity_usd: Floats  # tokens less their haircut and locked margins included
     health: Ints
     stopped: Bools  # a position has lost more than `stop_loss * cost / leverage`
 
@@ -28,7 +28,8 @@ def scan(ledger: Ledger, mark: Floats, tiers: tuple[Floats, Floats], worry: floa
     """Equity, health and stops of every account at `mark`."""
     size, traits = ledger.cash.size, ledger.traits
     out = Scan(np.zeros(size), np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.bool_))
-    columns = (ledger.qty, ledger.cost, ledger.isolated, ledger.cash, traits.isolated, traits.loss_share_max)
+    collateral = ledger.collateral_usd()
+    columns = (ledger.qty, ledger.cost, ledger.isolated, collateral, traits.isolated, traits.loss_share_max)
     _compiled(*columns, mark, *tiers, worry, *out)
     return out
 

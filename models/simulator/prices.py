@@ -149,6 +149,10 @@ class Prices:
         self.push = self.push + log_move
         self.perp = self.perp * np.exp(log_move)
 
+    def hold(self) -> None:
+        """Keep the perpetual where it was before the step: nothing trades."""
+        self.perp = self.perp_before
+
     @property
     def mark(self) -> Floats:
         """Index plus the moving average of the basis, the present basis included."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from models.simulator.accounts import Ledger
 from models.simulator.liquidation import Forced
+from models.simulator.outages import Outage
 from models.simulator.settings import Bools, Floats, Ints, VenueSettings
 
 
@@ -23,9 +24,11 @@ class Snapshot:
     margin_usd: Floats
     owner: Ints  # accounts with an open position
     cash_usd: Floats
+    tokens: Floats
     house_qty: Floats
     house_price: Floats
     house_usd: float
+    house_tokens: float
 
 
 class HourRecord:
@@ -38,6 +41,8 @@ class HourRecord:
             np.zeros(shape) for _ in range(6)
         )
         self.taken, self.depth_before, self.depth_after = (np.zeros((*shape, 2)) for _ in range(3))
+        self.token_price, self.halted = np.ones(steps), np.zeros(steps, dtype=np.bool_)
+        self.outages: list[Outage] = []  # those that touch the hour
         self.forced: list[tuple[int, Forced]] = []
         self.funding: list[tuple[datetime, Floats]] = []
         self.snapshots: list[Snapshot] = []
@@ -57,8 +62,10 @@ class HourRecord:
                 margin_usd=ledger.isolated[account, symbol],
                 owner=owner,
                 cash_usd=ledger.cash[owner],
+                tokens=ledger.tokens[owner],
                 house_qty=ledger.house_qty.copy(),
                 house_price=mark.copy(),
                 house_usd=ledger.house_cash + float(ledger.house_qty @ mark),
+                house_tokens=ledger.house_tokens,
             )
         )

@@ -1,11 +1,16 @@
 """What a simulated venue is made of: one frozen object, validated whole, and the numbers that follow from it."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from math import isfinite
 
 import numpy as np
 import numpy.typing as npt
+
+from features.mechanics.insurance import ADL_RULES
+from features.mechanics.paths import params_of
+from features.mechanics.profile import Path, Profile
+from features.structure import USD_ASSETS
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -19,6 +24,9 @@ START_PRICES_USD = (60_000.0, 3_000.0, 150.0, 0.2, 25.0, 6.0)  # by rank of the 
 MAJOR_TIERS = ((50_000.0, 0.01), (250_000.0, 0.0125), (1_000_000.0, 0.025), (5_000_000.0, 0.05), (np.inf, 0.10))
 MINOR_TIERS = ((20_000.0, 0.0125), (100_000.0, 0.02), (500_000.0, 0.04), (2_000_000.0, 0.08), (np.inf, 0.15))
 MAJOR_RANKS = 2
+
+ROUNDS_MAX = 60  # of liquidation within one step
+MARKET_PATH = Path("market")
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,23 @@ class VenueSettings:
     fund_account_usd: float = 150.0  # insurance fund at the start, per account
     fee_taker: float = 0.0005
     fee_liquidation: float = 0.005
+    path: Path = MARKET_PATH  # how a position that lacks margin is closed: `features.mechanics.paths`
+    exit_buffer: float = 0.02  # a liquidation stops at maintenance * (1 + exit_buffer)
+    adl: str = "rank"  # who takes bankrupt positions when the fund is empty: rank, pro_rata; none: bad debt
     snapshot_s: int = 900  # between snapshots of positions and collateral
+    # a stablecoin as collateral
+    stablecoin: str = "USDE"
+    stablecoin_account_share: float = 0.0  # of the cross accounts that keep a part of their equity in it
+    stablecoin_haircut: float = 0.05
+    depeg_rate_day: float = 0.02  # losses of its peg per day
+    depeg_size: float = 0.06  # mean loss, exponential, at most a half
+    depeg_recovery_half_life_s: float = 21_600.0
+    # faults
+    outage_rate_day: float = 0.1  # in ordinary volatility; grows with its square
+    outage_median_s: float = 240.0
+    halt_share: float = 0.4  # of outages that stop the matching; the others stop the feed
+    # the feed
+    order_ids: bool = False  # name the resting order in every book event
 
     def __post_init__(self) -> None:
         violations = list(_violations(self))
@@ -88,6 +112,8 @@ _POSITIVE = (
     "depth_recovery_half_life_s",
     "depth_withdrawal_half_life_s",
     "mark_ema_s",
+    "depeg_recovery_half_life_s",
+    "outage_median_s",
 )
 _NON_NEGATIVE = (
     "jump_rate_day",
@@ -100,7 +126,13 @@ _NON_NEGATIVE = (
     "fund_account_usd",
     "fee_taker",
     "fee_liquidation",
+    "exit_buffer",
+    "depeg_rate_day",
+    "depeg_size",
+    "outage_rate_day",
 )
+
+_SHARES = ("correlation", "isolated_share", "stablecoin_account_share", "stablecoin_haircut", "halt_share")
 
 
 def _violations(s: VenueSettings) -> Iterator[str]:
@@ -115,9 +147,13 @@ def _violations(s: VenueSettings) -> Iterator[str]:
             yield at_fault(name, "at least 1")
     yield from (at_fault(name, "positive") for name in _POSITIVE if not getattr(s, name) > 0)
     yield from (at_fault(name, "at least 0") for name in _NON_NEGATIVE if not getattr(s, name) >= 0)
-    yield from (
-        at_fault(name, "in [0, 1]") for name in ("correlation", "isolated_share") if not 0 <= getattr(s, name) <= 1
-    )
+    yield from (at_fault(name, "in [0, 1]") for name in _SHARES if not 0 <= getattr(s, name) <= 1)
+    yield from _range_violations(s, at_fault)
+    yield from _time_violations(s, at_fault)
+    yield from _path_violations(s)
+
+
+def _range_violations(s: VenueSettings, at_fault: Callable[[str, str], str]) -> Iterator[str]:
     if not 0 < s.depth_rank_share <= 1:
         yield at_fault("depth_rank_share", "in (0, 1]")
     if not s.tail_df > 2:
@@ -128,6 +164,14 @@ def _violations(s: VenueSettings) -> Iterator[str]:
         yield at_fault("symbols", "distinct names, none of them empty or '*'")
     if not s.venue:
         yield at_fault("venue", "a name")
+    if s.adl not in ADL_RULES:
+        yield at_fault("adl", f"one of {ADL_RULES}")
+    taken = {*USD_ASSETS, *(symbol.split("-")[0] for symbol in s.symbols)}
+    if not s.stablecoin or s.stablecoin in taken:
+        yield at_fault("stablecoin", "a name that is neither a base nor that of an asset that counts as a dollar")
+
+
+def _time_violations(s: VenueSettings, at_fault: Callable[[str, str], str]) -> Iterator[str]:
     if s.step_s >= 1 and (HOUR_S % s.step_s or s.step_s > 60):
         yield f"`step_s` must divide 3600 and be at most 60, was {s.step_s}"
     if (
@@ -139,6 +183,33 @@ def _violations(s: VenueSettings) -> Iterator[str]:
         yield at_fault("snapshot_s", "a multiple of step_s that divides 3600")
     if s.funding_interval_h >= 1 and 24 % s.funding_interval_h:
         yield at_fault("funding_interval_h", "a divisor of 24")
+
+
+def _path_violations(s: VenueSettings) -> Iterator[str]:
+    try:
+        params_of(s.path)
+    except ValueError as error:
+        yield f"`path`: {error}"
+    if s.step_s >= 1 and s.path.step_s != 0 and not s.path.step_s >= s.step_s / ROUNDS_MAX:
+        yield f"`path`: `step_s` must be 0 or at least {s.step_s / ROUNDS_MAX:g}, was {s.path.step_s}"
+
+
+def with_profile(settings: VenueSettings, profile: Profile) -> VenueSettings:
+    """`settings` under the rules of a venue: its path, buffer, fees and rule of auto-deleveraging.
+
+    The mark's averaging time is taken over where the rule is `index_ema`, the simulator's own; tiers and fund belong to
+    the simulated symbols and accounts. Raises ValueError as `VenueSettings` does.
+    """
+    averaged = profile.mark.rule == "index_ema" and profile.mark.ema_s > 0
+    return replace(
+        settings,
+        path=profile.path,
+        exit_buffer=profile.buffer,
+        fee_taker=profile.fees.taker,
+        fee_liquidation=profile.fees.liquidation,
+        adl=profile.adl,
+        mark_ema_s=profile.mark.ema_s if averaged else settings.mark_ema_s,
+    )
 
 
 def start_prices_usd(settings: VenueSettings) -> Floats:

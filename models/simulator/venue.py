@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from features.schema import Instruments, polars_schema
-from models.simulator.accounts import OWNERS_EVERY_S, Ledger, draw_traits
+from models.simulator.accounts import OWNERS_EVERY_S, Ledger, draw_traits, with_tokens
 from models.simulator.behaviour import (
     WORRY,
     Orders,
@@ -25,8 +25,12 @@ from models.simulator.behaviour import (
 )
 from models.simulator.book import ASK, BID, VISIBLE_BPS, Book
 from models.simulator.emit import Emitter
-from models.simulator.liquidation import Forced, liquidate, open_legs
+from models.simulator.legs import Market, open_legs
+from models.simulator.liquidation import Costs, Forced, liquidate
 from models.simulator.margin import BREACHED, FINE, scan
+from models.simulator.outages import HALT, OutageDraws, Outages, draw_outages, withhold
+from models.simulator.path import Desk
+from models.simulator.peg import STABLECOIN_QUOTE, Peg, PegDraws, draw_peg, stablecoin_symbol
 from models.simulator.prices import Prices, Shocks, draw_shocks
 from models.simulator.record import HourRecord
 from models.simulator.settings import (
@@ -42,9 +46,9 @@ from models.simulator.settings import (
 
 IMPACT_KEPT = 0.8  # of an order's impact that is still there at the end of the step
 TAKER_SHARE = 0.5  # of the owners' net flow that crosses the spread; the rest waits as limit orders and is met
-ROUNDS = 2  # of liquidation within one step
 CHURN_SHARE = 0.005  # of the ordinary depth within 100 bps that unmodelled takers trade per 20 s, each way together
 DEPOSIT_EVERY_S = 300
+CHURN_ALWAYS = 0.2  # of their volume that does not ask how far the index moves
 CHURN_LEAN = 0.5  # how strongly they follow the index
 
 
@@ -55,21 +59,28 @@ class Draws:
     shocks: Shocks
     makers: Floats  # moods of the makers, (steps, symbols, 2)
     churn: Floats  # dollars of unmodelled takers, (steps, symbols, 2)
+    peg: PegDraws
+    outages: OutageDraws
 
 
 class Venue:
     """All state of one simulated venue; `run_hour` moves it by one hour."""
 
     def __init__(self, settings: VenueSettings, seed: int) -> None:
-        population, world, owners, prints = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4))
+        dice = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(7))
+        population, world, owners, prints, holders, self.peg_dice, self.outage_dice = dice
         self.settings = settings
         self.world, self.owners = world, owners
         self.prices, self.book = Prices(settings), Book(settings)
-        self.ledger = Ledger(settings, draw_traits(settings, population), population)
+        self.peg, self.outages = Peg(settings), Outages(settings)
+        traits = with_tokens(draw_traits(settings, population), settings.stablecoin_account_share, holders)
+        self.ledger = Ledger(settings, traits, population)
         self.tiers = tier_arrays(settings)
         self.leverage_max = 0.5 / self.tiers[0][0]
         self.position_usd_max = position_limits_usd(settings)
         self.half_spread = settings.half_spread_bps / 1e4
+        self.desk, self.steps = Desk(settings), 0
+        self.costs = Costs(self.half_spread, settings.fee_liquidation, settings.adl)
         self.premium_sum, self.premium_steps = np.zeros(len(settings.symbols)), 0
         self.emitter = Emitter(settings, prints)
         self._open_market()
@@ -100,7 +111,8 @@ class Venue:
         steps, step_s = HOUR_S // self.settings.step_s, self.settings.step_s
         shocks = draw_shocks(self.settings, steps, self.world)
         makers = self.world.standard_normal((steps, len(self.settings.symbols), 2))
-        hour = Draws(shocks, makers, self._churn(shocks))
+        rare = draw_peg(steps, self.peg_dice), draw_outages(steps, self.outage_dice)
+        hour = Draws(shocks, makers, self._churn(shocks), *rare)
         record = HourRecord(start, self.settings, steps)
         for row in range(steps):
             end = start + timedelta(seconds=(row + 1) * step_s)
@@ -110,7 +122,8 @@ class Venue:
     def _churn(self, shocks: Shocks) -> Floats:
         """Dollars unmodelled takers hit bids and asks with, (steps, symbols, 2), before the market's activity."""
         noise = self.world.standard_normal((2, *shocks.index.shape))
-        usd = CHURN_SHARE * self.settings.step_s / 20 * self.book.ordinary_usd[:, 0] * np.exp(0.8 * noise[0] - 0.32)
+        usd = CHURN_SHARE * self.settings.step_s / 20 * self.book.ordinary_usd[:, 0] * np.exp(0.6 * noise[0] - 0.18)
+        usd = usd * (CHURN_ALWAYS + (1 - CHURN_ALWAYS) * np.abs(shocks.index) / np.sqrt(2 / np.pi))
         lean = 0.6 * np.tanh(CHURN_LEAN * shocks.index + 0.4 * noise[1])
         return np.stack([usd * (1 - lean) / 2, usd * (1 + lean) / 2], axis=2)
 
@@ -118,18 +131,37 @@ class Venue:
         prices, ledger, book = self.prices, self.ledger, self.book
         hour_of_day = end.hour + end.minute / 60 + end.second / HOUR_S
         prices.advance(hour.shocks, row, hour_of_day, self._crowding())
+        ledger.token_price = self.peg.advance(hour.peg, row)
         record.depth_before[row] = book.within_usd(VISIBLE_BPS)
-        book.requote(0.5 * np.log(prices.latent_var / prices.base_var) + 0.5 * np.log(prices.heat), hour.makers[row])
-        taken = hour.churn[row] * np.clip(prices.heat, 0.5, 4.0)[:, None]
-        taken = taken + self._owners_trade(self._passed(end, OWNERS_EVERY_S))
-        book.eat(taken)
-        record.taken[row] = taken + self._liquidate(row, record)
+        if self._halted(hour, row, record):
+            prices.hold()
+        else:
+            self._trade(hour, row, end, record)
+        self.steps += 1
         prices.settle_step()
         if self._passed(end, DEPOSIT_EVERY_S):
             move_deposits(ledger, DEPOSIT_EVERY_S, self.owners)
         self._fund(end, record)
         self.gross_base = ledger.gross_base()
         self._write(row, end, record)
+
+    def _halted(self, hour: Draws, row: int, record: HourRecord) -> bool:
+        """Whether nothing is matched in this step; notes an outage where one begins or goes on."""
+        ratio = self.prices.latent_var / self.prices.base_var
+        outage = self.outages.advance(hour.outages, row, self.steps * self.settings.step_s, ratio)
+        if outage is not None and outage not in record.outages:
+            record.outages.append(outage)
+        record.halted[row] = outage is not None and outage.kind == HALT
+        return bool(record.halted[row])
+
+    def _trade(self, hour: Draws, row: int, end: datetime, record: HourRecord) -> None:
+        """Makers, takers, owners, then the venue's liquidations."""
+        prices, book = self.prices, self.book
+        book.requote(0.5 * np.log(prices.latent_var / prices.base_var) + 0.5 * np.log(prices.heat), hour.makers[row])
+        taken = hour.churn[row] * np.clip(prices.heat**2, 0.4, 8.0)[:, None]
+        taken = taken + self._owners_trade(self._passed(end, OWNERS_EVERY_S))
+        book.eat(taken)
+        record.taken[row] = taken + self._liquidate(row, record)
 
     def _crowding(self) -> Floats:
         """Net over gross positions of the accounts, in [-1, 1]; 0 where there is none."""
@@ -174,26 +206,28 @@ class Venue:
         return np.asarray(taker_share * taken)
 
     def _liquidate(self, row: int, record: HourRecord) -> Floats:
-        """Liquidate until nobody is below maintenance or the step is over; returns dollars taken, (symbols, 2)."""
+        """Move the path of all units in liquidation by one step's rounds; returns dollars taken, (symbols, 2)."""
         taken = np.zeros((len(self.settings.symbols), 2))
-        for _ in range(ROUNDS):
+        for tick in range(self.steps * self.desk.rounds, (self.steps + 1) * self.desk.rounds):
             mark = self.prices.mark
-            among = np.flatnonzero(scan(self.ledger, mark, self.tiers, WORRY).health == BREACHED)
-            if not among.size:
+            breached = np.flatnonzero(scan(self.ledger, mark, self.tiers, WORRY).health == BREACHED)
+            if not (breached.size or self.desk.keys.size):
                 break
-            legs = open_legs(self.ledger, mark, self.tiers, among)
-            legs = legs.rows(legs.equity_usd < legs.maintenance_usd)
-            costs = {"half_spread": self.half_spread, "fee": self.settings.fee_liquidation}
-            forced = liquidate(self.ledger, self.book, self.prices.perp, legs, **costs)
-            record.forced.append((row, forced))
-            usd = self._forced_usd(forced)
-            self._press(usd)
-            taken += usd
+            among = np.union1d(breached, self.desk.accounts())
+            legs, sale = self.desk.sales(open_legs(self.ledger, mark, self.tiers, among), tick)
+            forced = liquidate(
+                self.ledger, Market(mark, self.prices.perp, self.tiers, self.book), legs, sale, self.costs
+            )
+            if forced.qty.size:
+                record.forced.append((row, forced))
+                usd = self._forced_usd(forced)
+                self._press(usd)
+                taken += usd
         return taken
 
     def _forced_usd(self, forced: Forced) -> Floats:
         count = len(self.settings.symbols)
-        usd = np.where(forced.adl, 0.0, forced.qty * self.prices.perp[forced.symbol])
+        usd = forced.book_share * forced.qty * self.prices.perp[forced.symbol]
         return np.stack(
             [np.bincount(forced.symbol, np.maximum(sign * usd, 0.0), count) for sign in (1.0, -1.0)], axis=1
         )
@@ -225,6 +259,7 @@ class Venue:
         record.mark[row], record.index[row] = prices.index + prices.basis_ema, prices.index
         record.depth_after[row] = self.book.within_usd(VISIBLE_BPS)
         record.heat[row] = prices.heat
+        record.token_price[row] = self.ledger.token_price
         record.oi_base[row] = (self.gross_base + np.abs(self.ledger.house_qty)) / 2
         if (end.minute * 60 + end.second) % self.settings.snapshot_s == 0:
             record.take_snapshot(end, self.ledger, record.mark[row])
@@ -252,12 +287,17 @@ def simulate(settings: VenueSettings, seed: int, start: datetime, hours: int) ->
 
 def _hours(settings: VenueSettings, seed: int, start: datetime, hours: int) -> Iterator[dict[str, pl.DataFrame]]:
     venue = Venue(settings, seed)
+    epoch_us = round(start.timestamp()) * 1_000_000
     for hour in range(hours):
-        yield venue.emitter.tables(venue.run_hour(start + timedelta(hours=hour)))
+        record = venue.run_hour(start + timedelta(hours=hour))
+        yield withhold(venue.emitter.tables(record), record.outages, epoch_us)
 
 
 def instruments(settings: VenueSettings, effective_from: datetime) -> pl.DataFrame:
-    """The venue's instruments: linear perpetuals settled in USDT, with tiers, fees and mark rule."""
+    """The venue's instruments: linear perpetuals settled in USDT, with tiers, fees, mark rule and path.
+
+    Where accounts hold the stablecoin, the spot market that prices it, with its haircut.
+    """
     count = len(settings.symbols)
     rows = {
         "venue": [settings.venue] * count,
@@ -270,10 +310,26 @@ def instruments(settings: VenueSettings, effective_from: datetime) -> pl.DataFra
         "tick": tick_usd(start_prices_usd(settings)).tolist(),
         "tiers": [tiers_of_rank(rank) for rank in range(count)],
         "mark_rule": [f"index + EMA(mid - index, {settings.mark_ema_s:g} s)"] * count,
-        "path": ["market"] * count,
+        "path": [settings.path.kind] * count,
         "fee_taker": [settings.fee_taker] * count,
         "fee_liquidation": [settings.fee_liquidation] * count,
         "haircut": [0.0] * count,
         "spot_reference": [None] * count,
     }
-    return pl.DataFrame(rows, schema=polars_schema(Instruments))
+    frame = pl.DataFrame(rows, schema=polars_schema(Instruments))
+    return pl.concat([frame, _token(settings, effective_from)]) if settings.stablecoin_account_share > 0 else frame
+
+
+def _token(settings: VenueSettings, effective_from: datetime) -> pl.DataFrame:
+    row = {
+        "venue": settings.venue,
+        "symbol": stablecoin_symbol(settings),
+        "effective_from": effective_from,
+        "base": settings.stablecoin,
+        "quote": STABLECOIN_QUOTE,
+        "settlement": "spot",
+        "contract_size": 1.0,
+        "haircut": settings.stablecoin_haircut,
+    }
+    schema = polars_schema(Instruments)
+    return pl.DataFrame([row | {name: None for name in schema if name not in row}], schema=schema)

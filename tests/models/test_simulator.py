@@ -15,8 +15,10 @@ from models.simulator import VenueSettings, instruments, simulate
 from models.simulator.accounts import Ledger, draw_traits
 from models.simulator.behaviour import stop_orders
 from models.simulator.book import ASK, BID, REACH_BPS, Book
-from models.simulator.liquidation import Legs, liquidate, open_legs
+from models.simulator.legs import Legs, Market, open_legs
+from models.simulator.liquidation import Costs, liquidate
 from models.simulator.margin import BREACHED, FINE, WORRIED, scan
+from models.simulator.path import whole_sale
 from models.simulator.prices import Prices
 from models.simulator.record import HourRecord
 from models.simulator.settings import Floats, tier_arrays, tiers_of_rank, volatilities_day
@@ -219,10 +221,12 @@ def test_money_is_conserved_through_liquidations_funding_bad_debt_and_deleveragi
 def test_nobody_above_maintenance_margin_is_liquidated(isolated_share: float) -> None:
     rough = replace(ROUGH, isolated_share=isolated_share, actions_account_day=30.0)
     fills = [fill for record in records(Venue(rough, 5), HOURS) for _, fill in record.forced]
-    equity = np.concatenate([fill.equity_usd for fill in fills])
-    maintenance = np.concatenate([fill.maintenance_usd for fill in fills])
-    assert equity.size > 10
-    assert (equity < maintenance).all()
+    equity, maintenance, fresh = (
+        np.concatenate([getattr(fill, name) for fill in fills]) for name in ("equity_usd", "maintenance_usd", "fresh")
+    )
+    assert fresh.sum() >= 5
+    assert (equity < maintenance)[fresh].all()
+    assert (equity < maintenance * (1 + rough.exit_buffer)).all()
 
 
 def one_account(isolated: bool = False, cash: float = 1_000.0) -> Ledger:
@@ -331,8 +335,9 @@ def test_impact_of_a_flat_book_is_dollars_over_depth_and_doubles_when_depth_halv
 
 
 def forced_from(ledger: Ledger, book: Book, mark: float) -> tuple[Legs, Floats, Floats, bool]:
-    legs = open_legs(ledger, np.array([mark, 1.0]), tier_arrays(VenueSettings(symbols=("AAA-PERP", "BBB-PERP"))))
-    fills = liquidate(ledger, book, np.array([mark, 1.0]), legs, half_spread=0.0, fee=0.005)
+    price, tiers = np.array([mark, 1.0]), tier_arrays(VenueSettings(symbols=("AAA-PERP", "BBB-PERP")))
+    legs = open_legs(ledger, price, tiers)
+    fills = liquidate(ledger, Market(price, price, tiers, book), legs, whole_sale(legs), Costs(0.0, 0.005))
     return legs, fills.qty, fills.price, bool(fills.adl.any())
 
 
@@ -355,7 +360,7 @@ def test_the_insurance_fund_covers_a_hole_and_what_it_lacks_is_bad_debt() -> Non
     ledger.deposits = ledger.balance_usd()
     forced_from(ledger, thin(), 100.0)
     assert ledger.cash[0] == pytest.approx(0.0)
-    assert (ledger.fund, ledger.bad_debt) == (pytest.approx(0.0), pytest.approx(15.0))
+    assert (ledger.fund, ledger.bad_debt) == pytest.approx((0.0, 15.0))
     assert ledger.balance_usd() == pytest.approx(ledger.deposits)
 
 
