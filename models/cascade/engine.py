@@ -5,7 +5,7 @@ through the kernel eight at a time, alike ones together; what a shock does never
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -129,15 +129,14 @@ def run(prepared: Prepared, shocks: Floats, rules: Rules, threads: int = 1) -> O
     checked = _checked(prepared.world, shocks)
     order = np.argsort(checked.sum(axis=1), kind="stable")
     parts = [order[first : first + LANES] for first in range(0, len(order), LANES)]
+    waiting = iter(sorted(parts, key=lambda part: -float(np.abs(checked[part]).sum())))  # the longest first
     if threads == 1 or len(parts) < 2:
-        rows = _some(prepared, checked, parts, rules)
+        done = _some(prepared, checked, waiting, rules)
     else:
-        with ThreadPoolExecutor(threads) as pool:
-            shares = [parts[first::threads] for first in range(threads)]
-            done = pool.map(lambda share: _some(prepared, checked, share, rules), shares)
-            rows = [row for some in done for row in some]
-        parts = [part for share in shares for part in share]
-    return _joined(rows, np.concatenate(parts) if parts else order, prepared.world)
+        with ThreadPoolExecutor(threads) as pool:  # a list's iterator gives each part to one thread
+            workers = [pool.submit(_some, prepared, checked, waiting, rules) for _ in range(threads)]
+            done = [row for worker in workers for row in worker.result()]
+    return _joined(done, prepared.world)
 
 
 def run_one(prepared: Prepared, shock: Floats, rules: Rules) -> Outcome:
@@ -165,13 +164,13 @@ def _checked(world: World, shocks: Floats) -> Floats:
     return found
 
 
-def _some(prepared: Prepared, shocks: Floats, parts: Iterable[Ints], rules: Rules) -> list[Outcomes]:
-    """Passes over `parts`, one after the other, in one set of lanes."""
-    lanes, rows = _lanes(prepared, rules), []
-    for part in parts:
+def _some(prepared: Prepared, shocks: Floats, waiting: Iterator[Ints], rules: Rules) -> list[tuple[Ints, Outcomes]]:
+    """Passes over the parts that are `waiting`, one after the other, in one set of lanes."""
+    lanes, done = _lanes(prepared, rules), []
+    for part in waiting:
         whole, rest = _pass(prepared, shocks[part], rules, lanes)
-        rows.append(_outcomes(prepared, rules, lanes, whole, rest, len(part))[0])
-    return rows
+        done.append((part, _outcomes(prepared, rules, lanes, whole, rest, len(part))[0]))
+    return done
 
 
 def _lanes(prepared: Prepared, rules: Rules) -> Lanes:
@@ -250,12 +249,12 @@ def _outcomes(  # noqa: PLR0917  # the parts of one pass
     return Outcomes(*(np.array(column[:count]) for column in rows)), equity
 
 
-def _joined(rows: list[Outcomes], order: Ints, world: World) -> Outcomes:
+def _joined(done: list[tuple[Ints, Outcomes]], world: World) -> Outcomes:
     """Rows of all passes in the order in which their shocks were given."""
-    if not rows:
+    if not done:
         wide, narrow = np.zeros((0, len(world.symbols))), np.zeros(0, dtype=np.int64)
         whole = wide.astype(np.int64)
         return Outcomes(wide, whole, whole, wide > 0, narrow, narrow, narrow, narrow, narrow, narrow > 0)
-    place = np.argsort(order)
-    columns = (np.concatenate([getattr(row, name) for row in rows])[place] for name in Outcomes.__dataclass_fields__)
-    return Outcomes(*columns)
+    place = np.argsort(np.concatenate([part for part, _ in done]))
+    names = Outcomes.__dataclass_fields__
+    return Outcomes(*(np.concatenate([getattr(rows, name) for _, rows in done])[place] for name in names))

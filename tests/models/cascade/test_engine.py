@@ -10,6 +10,8 @@ from models.cascade.engine import Outcomes, Rules, prepare, round_s, run, run_on
 from models.cascade.kernel import LANES
 from models.cascade.reference import run_reference
 from models.cascade.world import Books, Floats, World
+from tests.bench.bench_cascade import InNumpy
+from tests.bench.bench_cascade import agree as compare
 from tests.bench.worlds import accounts, market_shocks
 from tests.models.cascade.small_worlds import (
     LADDER_SHOCK,
@@ -120,6 +122,17 @@ def test_large_worlds_agree_with_the_oracle() -> None:
         oracle = run_reference(world, shocks[row], COSTLY)
         assert np.array_equal(outcomes.drop[row], oracle.drop)
         assert outcomes.units_hit[row] == oracle.hit.sum()
+
+
+def test_the_program_that_the_benchmark_compares_with_finds_the_same() -> None:
+    world = accounts(3_000, 5, depth_share=5.0)
+    shocks = market_shocks(16, 50, 2)
+    outcomes = run(prepare(world), shocks, MARKET)
+    rows = compare(InNumpy(world), outcomes, shocks)
+    assert len({int(outcomes.units_hit[row]) for row in rows}) > 1
+    wrong = replace(outcomes, drop=outcomes.drop + 1e-15)
+    with pytest.raises(AssertionError, match="numpy found other drops"):
+        compare(InNumpy(world), wrong, shocks)
 
 
 def test_a_drop_beyond_the_reach_of_the_bounds_is_still_exact() -> None:
@@ -264,12 +277,12 @@ def test_equal_margin_is_safe() -> None:
 
 
 def test_a_gradual_path_stops_once_the_buffer_is_reached() -> None:
-    """Long 10M, cash 500k, maintenance 5 %, no impact to speak of (D = 1e15), shock 1 %.
+    """Long 10M, cash 502k, maintenance 5 %, no impact to speak of (D = 1e15), shock 1 %.
 
-    E = 400k, MM = 495k. Selling shares keeps E and lowers MM by the share sold: 10 % each step, .9 ** n * 495k * 1.02
-    <= 400k first at n = 3 (368 065): 27.1 % are closed in 3 rounds, and 72.9 % are kept.
+    E = 402k, MM = 495k. Selling keeps E and lowers MM by the share sold, 10 % of what is left each step. After two MM
+    is 400 950, below E, but with the buffer of 2 % it is 408 969; after three 368 072: 27.1 % are closed in 3 rounds.
     """
-    world = replace(one_leg([100_000.0], [500_000.0], depth=1e15), rates=np.full((1, 1), 0.05))
+    world = replace(one_leg([100_000.0], [502_000.0], depth=1e15), rates=np.full((1, 1), 0.05))
     rules = Rules(Path("gradual", 1.0, {"share": 0.1}), buffer=0.02)
     outcome = run_one(prepare(world), np.array([0.01]), rules)
     assert outcome.closed_share.tolist() == [pytest.approx(0.271, rel=1e-12)]
