@@ -21,6 +21,8 @@ from pipelines.errors import InputError
 from pipelines.lake import SCHEMAS, Lake
 from pipelines.times import Interval
 
+PRICE_AGE_MAX = timedelta(hours=1)  # of an asset held as collateral
+
 
 @dataclass(frozen=True)
 class GuardSummary:
@@ -112,11 +114,33 @@ def wishes(scores: pl.DataFrame, limits: pl.DataFrame, ttl_min: int) -> pl.DataF
     )
 
 
+def priced_collateral(collateral: pl.DataFrame, marks: pl.LazyFrame, instruments: pl.LazyFrame) -> pl.DataFrame:
+    """`collateral` with `price_usd`: the newest price of the asset's market that was known when the row was.
+
+    The market is the first by name whose base is the asset. Null without one, or where its price is older than
+    PRICE_AGE_MAX: the rules treat that as unsafe.
+    """
+    if collateral.is_empty():
+        return collateral.with_columns(price_usd=pl.lit(None, pl.Float64))
+    markets = instruments.group_by(pl.col("base").alias("asset")).agg(pl.col("symbol").min())
+    prices = marks.select("symbol", "known_at", price_usd=pl.coalesce("mark", "index", "last")).drop_nulls()
+    wanted = collateral.lazy().join(markets, on="asset", how="left", maintain_order="left").sort("known_at")
+    joined = wanted.join_asof(
+        prices.sort("known_at"), on="known_at", by="symbol", tolerance=PRICE_AGE_MAX, check_sortedness=False
+    )
+    return joined.drop("symbol").collect()
+
+
 def _decide(lake: Lake, venue: str, interval: Interval, policy: Policy) -> Decided:
     """Hard limits and decisions: observed facts and policy only, continued from the state the run before left."""
     lookback = timedelta(minutes=LOOKBACK_MIN)
     bars = lake.scan("bars", venue, interval.start - lookback, interval.end).collect()
-    collateral = lake.scan("collateral", venue, interval.start - lookback, interval.end).collect()
+    since = interval.start - lookback
+    collateral = priced_collateral(
+        lake.scan("collateral", venue, since, interval.end).collect(),
+        lake.scan("marks", venue, since - PRICE_AGE_MAX, interval.end),
+        lake.scan("instruments", venue),
+    )
     before = lake.scan("guard_state", venue, end=interval.start).filter(pl.col("ts") == interval.start).collect()
     return decide(
         bars,
