@@ -32,7 +32,7 @@ demo: $(READY) ## simulate a venue, train, score, guard and write the report
 	$(BIN)/cascadeguard demo
 
 test: $(READY) browser ## run every test that can run here and say what was skipped
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered -q $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered -q $(ARGS)
 
 browser: # the page tests need Chromium; without it they are skipped with that reason
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \

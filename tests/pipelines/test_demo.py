@@ -12,7 +12,7 @@ from pipelines.lake import Lake
 from pipelines.report import write_report
 from pipelines.tracking import Registry
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

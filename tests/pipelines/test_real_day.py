@@ -14,7 +14,7 @@ from pipelines.lake import Lake
 from pipelines.score import score_venue
 from pipelines.times import Interval, parse_time
 
-pytestmark = [pytest.mark.real_data, pytest.mark.slow, pytest.mark.xdist_group("real-day")]
+pytestmark = [pytest.mark.real_data, pytest.mark.slow]
 DAY = Interval(parse_time("2025-10-10T00:00Z"), parse_time("2025-10-11T00:00Z"))
 PERPS = ("AVAX", "DOT", "TRX", "WLD")  # a third of the day's symbols, so that the test stays quick
 OUTPUTS = ("scores", "limits", "decisions")

@@ -22,7 +22,6 @@ from pipelines.simulate import simulate_venue, venue_settings
 from pipelines.times import Interval
 from tests.pipelines.conftest import World
 
-pytestmark = pytest.mark.xdist_group("small-world")
 OUTPUTS = ("scores", "limits", "decisions")
 
 
