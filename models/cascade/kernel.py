@@ -172,7 +172,7 @@ def _move(market: Market, lanes: Lanes, now: int) -> None:
             moves[s] = move_at(lanes.flow[s, lane] / MICRO, market.scale[s], market.exponent[s])
         fall, rise = 0.0, 0.0
         for s in range(symbols):
-            x = min(lanes.shock[s, lane] + _spilled(market, moves, s), 1.0)
+            x = min(lanes.shock[s, lane] + spilled(market, moves, s), 1.0)
             lanes.drop[s, lane] = x
             lanes.past[now % slots, s, lane] = x
             shown = lanes.past[(now + 1) % slots, s, lane]
@@ -195,7 +195,8 @@ def present_drops(market: Market, lanes: Lanes) -> None:
 
 
 @compiled
-def _spilled(market: Market, moves: Floats, s: int) -> float:
+def spilled(market: Market, moves: Floats, s: int) -> float:
+    """What the moves of all symbols do to symbol `s`, summed symbol after symbol."""
     if not market.linked:
         return float(moves[s])
     total = 0.0

@@ -11,31 +11,30 @@ so each side needs the furthest drop of all rounds only.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from features.mechanics.impact import Law, move, shape_law
-from models.cascade.kernel import MICRO
+from models.cascade.kernel import MICRO, Market, compiled, move_at, spilled
 from models.cascade.prepared import FLOW_USD_MAX
 from models.cascade.world import Bools, Floats, Ints, World
 
 
-@dataclass(frozen=True)
-class Side:
-    """One side of one symbol: trips ascending, and the micro-dollars of those before each place (one more than trips).
+class Rungs(NamedTuple):
+    """Trips of all sides, ascending within each: side `2 * symbol` holds the longs, the next one the shorts.
 
     Trips of shorts are rises, the negative of drops.
     """
 
-    trip: Floats
-    micro: Ints
+    trip: Floats  # (units,)
+    burnt: Ints  # (units + 1,), micro-dollars of all rungs before each place
+    start: Ints  # (2 * symbols + 1,)
 
 
 @dataclass(frozen=True)
 class Ladders:
-    longs: tuple[Side, ...]  # one per symbol
-    shorts: tuple[Side, ...]
+    rungs: Rungs
     law: Law
     spill: Floats
     depth_limit: Floats
@@ -64,16 +63,13 @@ def ladders(world: World) -> Ladders:
         raise ValueError(f"gross notional must be at most {FLOW_USD_MAX:,.0f} USD")
     notional = world.leg_qty * world.price_usd[world.leg_symbol]
     trip = _trips(world, notional)
-    micro = np.rint(np.abs(notional) * MICRO).astype(np.int64)
-    sides: list[list[Side]] = [[], []]
-    order = np.lexsort((trip, notional < 0, world.leg_symbol))
-    group = (world.leg_symbol * 2 + (notional < 0))[order]
-    edges = np.searchsorted(group, np.arange(2 * len(world.symbols) + 1))
-    for kind, (first, last) in enumerate(pairwise(edges.tolist())):
-        rows = order[first:last]
-        sides[kind % 2].append(Side(trip[rows], np.concatenate([[0], np.cumsum(micro[rows])])))
+    side = world.leg_symbol * 2 + (notional < 0)
+    order = np.lexsort((trip, side))
+    micro = np.rint(np.abs(notional[order]) * MICRO).astype(np.int64)
+    start = np.searchsorted(side[order], np.arange(2 * len(world.symbols) + 1)).astype(np.int64)
+    rungs = Rungs(trip[order], np.concatenate([[0], np.cumsum(micro)]), start)
     law = shape_law(world.books.shape, world.books.depth_usd)
-    return Ladders(tuple(sides[0]), tuple(sides[1]), law, world.spill, world.books.depth_limit)
+    return Ladders(rungs, law, np.ascontiguousarray(world.spill), world.books.depth_limit)
 
 
 def _trips(world: World, notional: Floats) -> Floats:
@@ -90,41 +86,66 @@ def _trips(world: World, notional: Floats) -> Floats:
 
 
 def run_ladders(prepared: Ladders, shocks: Floats, rounds_max: int = 20_000) -> LadderOutcomes:
-    """Fixed points of all `shocks`, (shocks, symbols), under the market path; all of them at once, round by round."""
+    """Fixed points of all `shocks`, (shocks, symbols), under the market path."""
     count, symbols = shocks.shape
-    drop, furthest = shocks.copy(), np.full((2, count, symbols), -np.inf)
-    flow, closed, hits = (np.zeros((count, symbols), dtype=np.int64) for _ in range(3))
-    rounds, live = np.zeros(count, dtype=np.int64), np.arange(count)
-    for now in range(1, rounds_max + 1):
-        drop[live] = _drops(prepared, shocks[live], flow[live])
-        furthest[0, live] = np.maximum(furthest[0, live], drop[live])
-        furthest[1, live] = np.maximum(furthest[1, live], -drop[live])
-        before = closed[live]
-        flow[live], closed[live], hits[live] = _forced(prepared, furthest[:, live])
-        moved = (closed[live] != before).any(axis=1)
-        live = live[moved]
-        rounds[live] = now
-        if not len(live):
-            break
+    drop, rounds, hits = np.zeros((count, symbols)), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    flow, closed = (np.zeros((count, symbols), np.int64) for _ in range(2))
+    linked = not np.array_equal(prepared.spill, np.eye(symbols))
+    market = Market(prepared.law.scale, prepared.law.exponent, prepared.spill, linked)
+    found = Climb(drop, flow, closed, hits, rounds)
+    _climb(prepared.rungs, market, np.ascontiguousarray(shocks, dtype=np.float64), rounds_max, found)
     exhausted = (np.abs(move(prepared.law, flow / MICRO)) > prepared.depth_limit) | (drop >= 1.0)
-    return LadderOutcomes(drop, closed, flow, exhausted, hits.sum(axis=1), rounds)
+    return LadderOutcomes(drop, closed, flow, exhausted, hits, rounds)
 
 
-def _drops(prepared: Ladders, shocks: Floats, flow: Ints) -> Floats:
-    """`min(shock + spill @ move(flow), 1)`, summed symbol after symbol as the kernel does."""
-    moves, total = move(prepared.law, flow / MICRO), np.zeros(shocks.shape)
-    for place in range(shocks.shape[1]):
-        total += prepared.spill[:, place] * moves[:, place : place + 1]
-    return np.asarray(np.minimum(shocks + total, 1.0))
+class Climb(NamedTuple):
+    """Where the results of each shock are written; (shocks, symbols), then (shocks,)."""
+
+    drop: Floats
+    flow: Ints
+    closed: Ints
+    hits: Ints
+    rounds: Ints
 
 
-def _forced(prepared: Ladders, furthest: Floats) -> tuple[Ints, Ints, Ints]:
-    """Net and gross micro-dollars and units forced by the furthest moves; a loop over symbols, never over units."""
-    net, gross, hits = (np.zeros(furthest.shape[1:], dtype=np.int64) for _ in range(3))
-    for sides, sign, moved in ((prepared.longs, 1, furthest[0]), (prepared.shorts, -1, furthest[1])):
-        for place, side in enumerate(sides):
-            reached = np.searchsorted(side.trip, moved[:, place], side="left")
-            net[:, place] += sign * side.micro[reached]
-            gross[:, place] += side.micro[reached]
-            hits[:, place] += reached
-    return net, gross, hits
+@compiled
+def _climb(rungs: Rungs, market: Market, shocks: Floats, rounds_max: int, out: Climb) -> None:
+    """Shock by shock, round by round: drops from the flow so far, then every side up to its drop."""
+    symbols = shocks.shape[1]
+    moves, reached = np.empty(symbols), np.empty(2 * symbols, np.int64)
+    for shock in range(len(shocks)):
+        reached[:] = rungs.start[:-1]
+        for now in range(1, rounds_max + 1):
+            for s in range(symbols):
+                moves[s] = move_at(out.flow[shock, s] / MICRO, market.scale[s], market.exponent[s])
+            for s in range(symbols):
+                out.drop[shock, s] = min(shocks[shock, s] + spilled(market, moves, s), 1.0)
+            moved = False
+            for side in range(2 * symbols):
+                s, sign = side // 2, 1 - 2 * (side % 2)
+                place = _first_not_below(rungs.trip, reached[side], rungs.start[side + 1], sign * out.drop[shock, s])
+                micro = rungs.burnt[place] - rungs.burnt[reached[side]]
+                out.hits[shock] += place - reached[side]
+                out.flow[shock, s] += sign * micro
+                out.closed[shock, s] += micro
+                reached[side] = place
+                moved |= micro > 0
+            if not moved:
+                break
+            out.rounds[shock] = now
+
+
+@compiled
+def _first_not_below(values: Floats, first: int, last: int, bound: float) -> int:
+    """The first place in the ascending `values[first:last]` whose value is not below `bound`; `last` if all are.
+
+    >>> _first_not_below(np.array([9.0, 1.0, 2.0, 2.0, 3.0]), 1, 5, 2.0)
+    2
+    """
+    while first < last:
+        middle = (first + last) // 2
+        if values[middle] < bound:
+            first = middle + 1
+        else:
+            last = middle
+    return first
