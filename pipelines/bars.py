@@ -1,4 +1,4 @@
-"""Step `bars`: canonical events of the lake -> bars, one symbol and day at a time.
+"""Step `bars`: canonical events of the lake -> bars, day by day, streams symbol by symbol.
 
 Where a symbol has book events, quotes or depth of its own feed, bars read those, else what the step `book` derived.
 """
@@ -196,7 +196,7 @@ def build_bars(
 ) -> BarsSummary:
     """Compute the bars of every derivative symbol of `venue` in `interval` and put them in place of the old ones.
 
-    Memory holds a few batches of one symbol's events at a time. Idempotent. Raises InputError when the venue has no
+    Memory holds a few batches of one symbol's events at a time, and the bars of a day. Idempotent. Raises InputError when the venue has no
     data or the interval does not begin and end at ends of bars.
     """
     span = venue_span(lake, venue, bar_s)

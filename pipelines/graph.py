@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 
 from models.cascade.fuel import FALL, REACH, RISE, Fuel, burnt_usd, cliff_distances, cliff_price, fuel, kappa
-from models.cascade.graph import gain_matrix, loop_gain, overdue_usd
+from models.cascade.graph import Loop, forced_flows, loop_of, overdue_usd
 from models.cascade.slack import Pairs, pairs_of
-from models.cascade.spectrum import amplification, leading, spectral_radius, two_sided
+from models.cascade.spectrum import amplification, growth, leading, spectral_radius, two_sided
 from models.cascade.triggers import triggers
 from models.cascade.world import Floats, World
 from pipelines.errors import InputError
@@ -73,20 +73,8 @@ class GraphSummary:
     notes: Sequence[str]
 
 
-@dataclass(frozen=True)
-class _Gains:
-    """Loop gains over one window, of falls and of rises."""
-
-    fall: Floats
-    rise: Floats
-
-    def rho(self) -> float:
-        return float(spectral_radius(two_sided(self.fall, self.rise)[None])[0])
-
-
-def _gains(world: World, pairs: Pairs, window: float) -> _Gains:
-    fall, rise = (loop_gain(world, gain_matrix(world, side * window, pairs), side * window) for side in (FALL, RISE))
-    return _Gains(fall + 0.0, rise + 0.0)
+def _rho(world: World, pairs: Pairs, window: float) -> float:
+    return loop_of(world, forced_flows(world, window, pairs), window).rho()
 
 
 def _finite(value: float) -> float | None:
@@ -97,15 +85,7 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _amplified(rho: float) -> float | None:
-    return 1 / (1 - rho) if rho < 1 else None
-
-
-def _halved(world: World) -> World:
-    return replace(world, books=replace(world.books, depth_usd=world.books.depth_usd / 2))
-
-
-def _shares(gains: _Gains) -> tuple[Floats, Floats]:
+def _shares(gains: Loop) -> tuple[Floats, Floats]:
     """Source and victim shares of every symbol, its falls and rises together."""
     ranking = leading(two_sided(gains.fall, gains.rise))
     size = len(gains.fall)
@@ -122,7 +102,7 @@ def _cliffs(world: World, fuels: tuple[Fuel, Fuel], window: float) -> list[dict[
     ]
 
 
-def _nodes(world: World, pairs: Pairs, gains: _Gains, window: float) -> list[dict[str, Any]]:
+def _nodes(world: World, pairs: Pairs, gains: Loop, window: float) -> list[dict[str, Any]]:
     fuels = (fuel(world, FALL, REACH, pairs), fuel(world, RISE, REACH, pairs))
     final = amplification(gains.fall)
     source, victim = _shares(gains)
@@ -148,7 +128,7 @@ def _nodes(world: World, pairs: Pairs, gains: _Gains, window: float) -> list[dic
     ]
 
 
-def _edges(world: World, gains: _Gains) -> list[dict[str, Any]]:
+def _edges(world: World, gains: Loop) -> list[dict[str, Any]]:
     """Gains between two symbols of at least EDGE_MIN, the largest first."""
     size = np.maximum(np.abs(gains.fall), np.abs(gains.rise))
     target, source = np.nonzero((size >= EDGE_MIN) & ~np.eye(len(size), dtype=bool))
@@ -187,7 +167,8 @@ def graph_of(found: LakeWorld, window: float = WINDOW) -> GraphSummary:
     """Everything the page and the JSON say, without their paths. Reads no clock."""
     world = found.scene.world
     pairs = pairs_of(world)
-    gains, thin = _gains(world, pairs, window), _gains(_halved(world), pairs, window)
+    forced = forced_flows(world, window, pairs)
+    gains, thin = loop_of(world, forced, window), loop_of(world.with_depth(0.5), forced, window)
     nodes = _nodes(world, pairs, gains, window)
     rho, rho_thin = gains.rho(), thin.rho()
     nearest, shared = _triggers(found)
@@ -207,10 +188,10 @@ def graph_of(found: LakeWorld, window: float = WINDOW) -> GraphSummary:
         rho_fall=float(sides[0]),
         rho_rise=float(sides[1]),
         rho_depth_halved=rho_thin,
-        rho_by_window=[{"window": width, "rho": _gains(world, pairs, width).rho()} for width in WINDOWS],
-        self_sustaining=not rho < 1,
-        amplification=_amplified(rho),
-        amplification_depth_halved=_amplified(rho_thin),
+        rho_by_window=[{"window": width, "rho": _rho(world, pairs, width)} for width in WINDOWS],
+        self_sustaining=growth(rho) is None,
+        amplification=growth(rho),
+        amplification_depth_halved=growth(rho_thin),
         nodes=nodes,
         edges=_edges(world, gains),
         sources=_leaders(nodes, "source"),

@@ -24,10 +24,11 @@ from features.mechanics.paths import KINDS
 from features.mechanics.profile import Fees, MarkRule, Path, Profile
 from models.cascade.engine import Outcome, prepare, round_s, rules_of, run_one
 from models.cascade.fuel import FALL, RISE, cliff_price, fuel
-from models.cascade.graph import gain_matrix, loop_gain, spectral_radius, two_sided
+from models.cascade.graph import forced_flows, loop_of
 from models.cascade.prepared import Prepared
 from models.cascade.settle import settle
 from models.cascade.slack import Pairs, pairs_of, unit_slack_usd
+from models.cascade.spectrum import growth
 from models.cascade.triggers import triggers
 from models.cascade.world import Floats, World
 from pipelines.errors import InputError
@@ -51,9 +52,7 @@ PATH_OF = {
     "timed": "vega",
     "auction": "derive",
 }  # the shipped profile that lends `--path` its parameters
-SELF_SUSTAINING = 1 - 1e-9
 WINDOW = 0.02  # size of the move that rho and cliff prices describe, as in `graph`
-EDGE_WINDOW = WINDOW * (1 + 1e-9)  # rounding must not decide whether a trip at the very edge counts
 SD_ASSUMED = 0.04  # of daily returns, where the files name no volatility
 UNITS_SHOWN, UNITS_LOOKED_AT = 20, 1_000
 MINOR_SHARE, WEIGHTY = 0.25, 2.0  # a leg below this share of the notional, with so many times the share of the risk
@@ -207,8 +206,8 @@ def stress(scene: Scene, shock: Mapping[str, float], profile: Profile) -> Summar
     halved = _shallow(prepared)
     again = run_one(halved, drops, rules)
     pairs = pairs_of(scene.world)
-    gains = gain_matrix(scene.world, EDGE_WINDOW, pairs), gain_matrix(scene.world, -EDGE_WINDOW, pairs)
-    rho, half_rho = _rho(scene.world, gains), _rho(halved.world, gains)
+    forced = forced_flows(scene.world, WINDOW, pairs)
+    rho, half_rho = (loop_of(one, forced, WINDOW).rho() for one in (scene.world, halved.world))
     money = settle(prepared, outcome, profile.fund_usd, profile.adl)
     found, named = outcome.all, _named(world)
     return Summary(
@@ -233,8 +232,8 @@ def stress(scene: Scene, shock: Mapping[str, float], profile: Profile) -> Summar
         exhausted={name: bool(flag) for name, flag in zip(world.symbols, found.exhausted[0], strict=True)},
         window=WINDOW,
         rho=rho,
-        amplification=_amplification(rho),
-        self_sustaining=not rho < SELF_SUSTAINING,
+        amplification=growth(rho),
+        self_sustaining=growth(rho) is None,
         cliff_price_by_symbol=_cliffs(scene.world, pairs),
         depth_halved=_halved_view(prepared, halved, again, half_rho),
         triggers=_triggers(scene),
@@ -249,23 +248,8 @@ def _named(world: World) -> Any:
 
 def _shallow(prepared: Prepared) -> Prepared:
     """The same units before books of half the depth."""
-    books = replace(prepared.world.books, depth_usd=prepared.world.books.depth_usd / 2)
-    law = shape_law(books.shape, books.depth_usd)
-    return replace(prepared, world=replace(prepared.world, books=books), law=law)
-
-
-def _rho(world: World, gains: tuple[Floats, Floats]) -> float:
-    """Spectral radius of the loop gain, falls and rises together; `gains` are G up to just beyond the window."""
-    fall, rise = (
-        loop_gain(world, gain, side * EDGE_WINDOW) * (EDGE_WINDOW / WINDOW)
-        for side, gain in zip((FALL, RISE), gains, strict=True)
-    )
-    return float(spectral_radius(two_sided(fall, rise)[None])[0])
-
-
-def _amplification(rho: float) -> float | None:
-    """What a shock along the leading direction grows to, `1 / (1 - rho)`; None where there is no end."""
-    return 1 / (1 - rho) if rho < SELF_SUSTAINING else None
+    world = prepared.world.with_depth(0.5)
+    return replace(prepared, world=world, law=shape_law(world.books.shape, world.books.depth_usd))
 
 
 def _cliffs(world: World, pairs: Pairs) -> dict[str, float | None]:
@@ -280,8 +264,8 @@ def _halved_view(prepared: Prepared, halved: Prepared, outcome: Outcome, rho: fl
     return {
         "slippage_ratio_by_symbol": named(move(halved.law, flow) / move(prepared.law, flow)),
         "rho": rho,
-        "amplification": _amplification(rho),
-        "self_sustaining": not rho < SELF_SUSTAINING,
+        "amplification": growth(rho),
+        "self_sustaining": growth(rho) is None,
         "liquidated_usd": float(found.liquidated_micro.sum()) / 1e6,
         "drop_by_symbol": named(found.drop[0]),
     }

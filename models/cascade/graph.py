@@ -8,15 +8,22 @@ averages over a window: fuel comes in steps, a derivative would be 0 or infinite
 anything moves are forced whatever j does; they are no response to it, and are counted by `overdue_usd` alone.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from features.mechanics.impact import move, shape_law
-from models.cascade.fuel import MICRO, WINDOW
+from models.cascade.fuel import FALL, MICRO, RISE, WINDOW
 from models.cascade.slack import Pairs, leg_unit, pairs_of, short_at, unit_slack_usd
 from models.cascade.spectrum import amplification, leading, spectral_radius, two_sided
 from models.cascade.world import Floats, Ints, World
 
-__all__ = ["amplification", "gain_matrix", "leading", "loop_gain", "overdue_usd", "spectral_radius", "two_sided"]
+EDGE = 1 + 1e-9
+
+__all__ = [
+    "Loop", "amplification", "forced_flows", "gain_matrix", "leading", "loop_gain", "loop_of", "overdue_usd",
+    "spectral_radius", "two_sided",
+]  # fmt: skip
 
 
 def gain_matrix(world: World, window: float = WINDOW, pairs: Pairs | None = None) -> Floats:
@@ -36,6 +43,29 @@ def gain_matrix(world: World, window: float = WINDOW, pairs: Pairs | None = None
     source, leg = _closed(world, pairs.symbol[tripped], pairs.unit[tripped])
     np.add.at(micro, world.leg_symbol[leg] * symbols + source, _flow_micro(world, leg))
     return micro.reshape(symbols, symbols) / MICRO / window
+
+
+class Loop(NamedTuple):
+    """Loop gains over one window, of falls and of rises."""
+
+    fall: Floats
+    rise: Floats
+
+    def rho(self) -> float:
+        """Spectral radius of falls and rises together."""
+        return float(spectral_radius(two_sided(self.fall, self.rise)[None])[0])
+
+
+def forced_flows(world: World, window: float, pairs: Pairs | None = None) -> tuple[Floats, Floats]:
+    """`gain_matrix` of falls and of rises by `window`; a trip at its very edge counts, whatever rounding says of it."""
+    fall, rise = (gain_matrix(world, side * window * EDGE, pairs) * EDGE for side in (FALL, RISE))
+    return fall, rise
+
+
+def loop_of(world: World, forced: tuple[Floats, Floats], window: float) -> Loop:
+    """Loop gains of what `forced_flows` found, in this world's books."""
+    fall, rise = (loop_gain(world, gain, side * window) + 0.0 for side, gain in zip((FALL, RISE), forced, strict=True))
+    return Loop(fall, rise)
 
 
 def _closed(world: World, source: Ints, unit: Ints) -> tuple[Ints, Ints]:

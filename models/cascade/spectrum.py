@@ -12,6 +12,7 @@ import numpy as np
 
 from models.cascade.world import Floats
 
+SELF_SUSTAINING = 1 - 1e-9  # rounding must not decide whether a loop gain of 1 has an end
 ITERATIONS_MAX = 200
 TOLERANCE = 1e-10  # relative distance of the bounds at which a spectral radius is taken
 
@@ -84,9 +85,18 @@ def amplification(matrix: Floats) -> Floats | None:
     >>> amplification(np.array([[0.8, 0.04], [0.4, 1.2]])) is None
     True
     """
-    if not spectral_radius(matrix[None])[0] < 1:
+    if not spectral_radius(matrix[None])[0] < SELF_SUSTAINING:
         return None
     return np.asarray(np.linalg.inv(np.eye(len(matrix)) - matrix), dtype=np.float64)
+
+
+def growth(rho: float) -> float | None:
+    """What a small shock along the leading direction ends as, `1 / (1 - rho)`; None where a cascade sustains itself.
+
+    >>> growth(0.5), growth(1.0), growth(1.5)
+    (2.0, None, None)
+    """
+    return 1 / (1 - rho) if rho < SELF_SUSTAINING else None
 
 
 def two_sided(falls: Floats, rises: Floats) -> Floats:

@@ -5,7 +5,7 @@ A unit of margin is a cross account, or one isolated position. Legs lie unit aft
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,10 @@ class World:
     @property
     def units(self) -> int:
         return len(self.cash_usd)
+
+    def with_depth(self, times: float) -> "World":
+        """The same world before books of `times` the depth."""
+        return replace(self, books=replace(self.books, depth_usd=self.books.depth_usd * times))
 
 
 def _violations(world: World) -> Iterator[str]:

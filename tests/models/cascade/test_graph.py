@@ -16,10 +16,11 @@ from models.cascade.fuel import (
     fuel_over_depth,
     kappa,
 )
-from models.cascade.graph import gain_matrix, loop_gain, overdue_usd
+from models.cascade.graph import forced_flows, gain_matrix, loop_gain, loop_of, overdue_usd
 from models.cascade.slack import pairs_of, trip_drops, unit_slack_usd
-from models.cascade.spectrum import amplification, debtrank_matrix, leading, spectral_radius, two_sided
+from models.cascade.spectrum import amplification, debtrank_matrix, growth, leading, spectral_radius, two_sided
 from models.cascade.world import RAMP, SQRT, Floats, World
+from tests.models.cascade import small_worlds
 from tests.models.cascade.graph_worlds import cash_to_trip, ladder, random_world, world
 
 TWO = np.array([[0.4, 0.02], [0.2, 0.6]])
@@ -331,3 +332,14 @@ def test_an_empty_world_has_no_fuel_and_no_gain() -> None:
     assert gain_matrix(made).tolist() == [[0.0]]
     assert cliff_price(made, fuel(made, FALL)) == (None,)
     assert overdue_usd(made).tolist() == [0.0]
+
+
+def test_a_trip_at_the_very_edge_of_the_window_counts_whatever_rounding_says() -> None:
+    """Rungs at .5, 1, 1.5 and 2 % hold 10M each: 40M over 2 %, before a book of 4e9 a gain of .5, of 2e9 one of 1."""
+    made = small_worlds.ladder_world(4e9)
+    forced = forced_flows(made, 0.02)
+    assert forced[0][0, 0] == pytest.approx(2e9, rel=1e-8)
+    assert loop_of(made, forced, 0.02).rho() == pytest.approx(0.5, rel=1e-8)
+    half = loop_of(made.with_depth(0.5), forced, 0.02).rho()
+    assert half == pytest.approx(1.0, rel=1e-8)
+    assert growth(half * (1 - 1e-12)) is None, "a gain of 1 has no end, whatever rounding says"
