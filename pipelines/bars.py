@@ -196,8 +196,8 @@ def build_bars(
 ) -> BarsSummary:
     """Compute the bars of every derivative symbol of `venue` in `interval` and put them in place of the old ones.
 
-    Memory holds a few batches of one symbol's events at a time, and the bars of a day. Idempotent. Raises InputError when the venue has no
-    data or the interval does not begin and end at ends of bars.
+    Memory holds a few batches of one symbol's events at a time, and the bars of a day. Idempotent. Raises InputError
+    when the venue has no data or the interval does not begin and end at ends of bars.
     """
     span = venue_span(lake, venue, bar_s)
     if _off_grid(interval, bar_s):
