@@ -7,6 +7,7 @@ above the instrument's own recent normal, above trading, above what is being add
 import polars as pl
 
 from features.exact import checked, rolling_usd, standard_score
+from features.feature import Feature, Step
 from features.inputs import DEPTH_FLOOR_USD, FLOW_FLOOR_USD, balance
 
 SIGMA_FLOOR = 0.1  # log-dollars; keeps a burst out of dead silence large but finite
@@ -78,3 +79,14 @@ def cancel_side(window: int) -> pl.Expr:
     bid = rolling_usd(pl.col("cancel_bid_usd"), checked("window", window))
     ask = rolling_usd(pl.col("cancel_ask_usd"), window)
     return balance(bid, ask, FLOW_FLOOR_USD).alias(f"cancel_side_{window}")
+
+
+def family(step: Step) -> tuple[Feature, ...]:
+    """The features of this family."""
+    m = step.bars
+    return (
+        Feature("cancel_burst_5", cancel_burst(m(5), m(240)), 248),
+        Feature("cancel_to_trade_5", cancel_to_trade(m(5)), 4),
+        Feature("net_fleeting_5", net_fleeting(m(5)), 5),
+        Feature("cancel_side_5", cancel_side(m(5)), 4, "both", "flip"),
+    )

@@ -6,9 +6,10 @@ Funding, basis and volatility are weak alone; the combination is the signal, and
 import polars as pl
 
 from features.exact import checked, rolling_mean, rolling_rms, standard_score
+from features.feature import Feature, Step
 from features.inputs import PRICE_AGE_S_MAX
 from features.mechanics.funding import annual_simple
-from features.volatility import vol_ratio
+from features.volatility import jump_share, parkinson_ratio, vol_ratio, vol_score
 
 BASIS_STEP_BPS = 2e-3  # a basis saturates at 5 000 bps
 BASIS_SIGMA_FLOOR_BPS = 1.0
@@ -89,10 +90,10 @@ def funding_annual() -> pl.Expr:
     return funding_rate_annual().alias("funding_annual")
 
 
-def crowding_score(window: int, baseline: int) -> pl.Expr:
+def crowding_score(window: int, baseline: int, lean_window: int = 5) -> pl.Expr:
     """Funding, basis and realised volatility together.
 
-        lean = basis_lean(5, baseline) + funding_lean()      # signed, each within +-LEAN_MAX
+        lean = basis_lean(lean_window, baseline) + funding_lean()      # signed, each within +-LEAN_MAX
         heat = short over long realised volatility, within [1 / HEAT_MAX, HEAT_MAX]
         out[t] = tanh(heat * lean / 4)
 
@@ -100,14 +101,32 @@ def crowding_score(window: int, baseline: int) -> pl.Expr:
     are crowded; volatility strengthens a lean and never makes one. Null if one of the three is missing.
     Raises ValueError if `window` < 2 or `baseline` <= `window`.
     """
-    lean = basis_lean(5, baseline) + funding_lean()
+    lean = basis_lean(lean_window, baseline) + funding_lean()
     return (heat(window, baseline) * lean / 4).tanh().alias(f"crowding_score_{window}")
 
 
-def basis_heat(window: int, baseline: int) -> pl.Expr:
-    """The combination without funding, for markets that publish none: `tanh(heat * basis_lean(5, baseline) / 4)`.
+def basis_heat(window: int, baseline: int, lean_window: int = 5) -> pl.Expr:
+    """The combination without funding, for markets that publish none.
+
+        out[t] = tanh(heat * basis_lean(lean_window, baseline) / 4)
 
     Returns `basis_heat_{window}`: Float64 in (-1, 1). Null if basis or volatility is missing.
     Raises ValueError if `window` < 2 or `baseline` <= `window`.
     """
-    return (heat(window, baseline) * basis_lean(5, baseline) / 4).tanh().alias(f"basis_heat_{window}")
+    return (heat(window, baseline) * basis_lean(lean_window, baseline) / 4).tanh().alias(f"basis_heat_{window}")
+
+
+def family(step: Step) -> tuple[Feature, ...]:
+    """The features of this family."""
+    m = step.bars
+    return (
+        Feature("basis_bps_5", basis_bps(m(5)), 4, "both", "flip"),
+        Feature("basis_score_5", basis_score(m(5), m(240)), 248, "both", "flip"),
+        Feature("funding_annual", funding_annual(), 0, "both", "flip"),
+        Feature("vol_ratio_15", vol_ratio(m(15), m(240)), 255),
+        Feature("parkinson_ratio_15", parkinson_ratio(m(15), m(240)), 254),
+        Feature("vol_score_15", vol_score(m(15), m(240)), 269),
+        Feature("jump_share_60", jump_share(m(60)), 60),
+        Feature("crowding_score_15", crowding_score(m(15), m(240), m(5)), 255, "both", "flip"),
+        Feature("basis_heat_15", basis_heat(m(15), m(240), m(5)), 255, "both", "flip"),
+    )

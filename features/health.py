@@ -7,6 +7,7 @@ signals; whether bad data blocks an action is decided elsewhere, from facts.
 import polars as pl
 
 from features.exact import checked, rolling_mean, rolling_usd
+from features.feature import Feature, Step
 from features.inputs import AGE_S_MAX, LATENCY_MS_MAX
 
 LATENCY_FLOOR_MS = 10.0
@@ -86,3 +87,17 @@ def rows_refused(window: int) -> pl.Expr:
     Raises ValueError if `window` < 1.
     """
     return rolling_usd(pl.col("rows_refused"), checked("window", window)).log1p().alias(f"rows_refused_{window}")
+
+
+def family(step: Step) -> tuple[Feature, ...]:
+    """The features of this family."""
+    m = step.bars
+    return (
+        Feature("trade_gap_share_5", trade_gap_share(m(5)), 4),
+        Feature("latency_ratio_5", latency_ratio(m(5), m(240)), 244),
+        Feature("book_still_s", book_still_s(), 0),
+        Feature("book_crossed_5", book_crossed(m(5)), 4),
+        Feature("book_frozen_5", book_frozen(m(5)), 4),
+        Feature("feed_stale_s", feed_stale_s(), 0),
+        Feature("rows_refused_5", rows_refused(m(5)), 4),
+    )

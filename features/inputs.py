@@ -15,13 +15,17 @@ AGE_S_MAX = 86_400.0  # ages saturate at a day
 LATENCY_MS_MAX = 1e9
 PRICE_AGE_S_MAX = 300.0  # an older mark or index says nothing about a basis
 DEPTH_AGE_S_MAX = 300.0
+DEPTH_STILL_S_MAX = 300.0  # both sides still to the dollar for longer: a frozen feed, not a calm market
+REFUSED_AGE_S = 60.0  # book rows were refused and none was taken for so long: what is carried on is in doubt
+QUOTE_AGE_S_MAX = 300.0
 OI_AGE_S_MAX = 3_900.0  # hourly publications still count, a lost feed does not
 FUNDING_AGE_INTERVALS_MAX = 2.0
 DEPTH_FLOOR_USD = 1_000  # keeps ratios to depth finite
 FLOW_FLOOR_USD = 10_000  # keeps ratios to traded or quoted dollars calm in silence
 
 SCHEMA = polars_schema(Structure) | polars_schema(Bars)
-_PRICES = ("open", "high", "low", "close", "mark", "index")
+_PRICES = ("open", "high", "low", "close", "bid", "ask", "mark", "index")
+_QUOTED = ("bid", "ask", "spread_bps", "imbalance")
 
 
 def _plausible(name: str, dtype: pl.DataType) -> pl.Expr | None:
@@ -46,10 +50,27 @@ def _plausible(name: str, dtype: pl.DataType) -> pl.Expr | None:
     return pl.when(allowed).then(col).alias(name)
 
 
+def _refused_now(rows: str) -> pl.Expr:
+    return ((pl.col(rows) > 0) & (pl.col("depth_age_s") > REFUSED_AGE_S).fill_null(True)).fill_null(False)
+
+
+def book_crossed_now() -> pl.Expr:
+    """Whether the book of this bar was refused as crossed, with no good snapshot in its last REFUSED_AGE_S."""
+    return _refused_now("book_rows_crossed")
+
+
+def book_frozen_now() -> pl.Expr:
+    """Whether the book stands still for longer than DEPTH_STILL_S_MAX, or was refused as frozen in this bar."""
+    still = (pl.col("depth_unchanged_s") > DEPTH_STILL_S_MAX).fill_null(False)
+    return still | _refused_now("book_rows_frozen")
+
+
 def _fresh(name: str) -> pl.Expr | None:
-    """Whether the source of column `name` was recent enough; None for columns that do not go stale."""
+    """Whether the source of column `name` can be believed; None for columns that do not go stale."""
     if name.startswith("depth_") and name.endswith("_usd"):
-        return pl.col("depth_age_s") <= DEPTH_AGE_S_MAX
+        return (pl.col("depth_age_s") <= DEPTH_AGE_S_MAX) & ~book_crossed_now() & ~book_frozen_now()
+    if name in _QUOTED:
+        return pl.col("quote_age_s") <= QUOTE_AGE_S_MAX
     if name in ("mark", "index"):
         return pl.col(f"{name}_age_s") <= PRICE_AGE_S_MAX
     if name in ("oi_base", "oi_usd"):
@@ -63,7 +84,8 @@ def usable(rows: pl.DataFrame) -> pl.DataFrame:
     """Bars or structure with every implausible or stale value turned into null; columns of neither are kept as is.
 
     Dollars outside [0, USD_MAX], prices outside [PRICE_MIN, PRICE_MAX], negative counts, NaN and infinities are
-    faults. Depth, mark, index, open interest and funding count only while their age is known and within its limit.
+    faults. Depth, quotes, mark, index, open interest and funding count only while their age is known and within its
+    limit, depth only while the book is neither crossed nor frozen.
 
     >>> bars = pl.DataFrame({"volume_usd": [0, -1, 10**16], "mark": [1.0, 2.0, 3.0], "mark_age_s": [1.0, None, 301.0]})
     >>> usable(bars)["volume_usd", "mark"].rows()

@@ -6,6 +6,7 @@ Open interest is read in base units, so that a falling price alone never looks l
 import polars as pl
 
 from features.exact import checked, rolling_usd, standard_score
+from features.feature import Feature, Step
 from features.inputs import DEPTH_FLOOR_USD, FLOW_FLOOR_USD, balance
 from features.volatility import log_return
 
@@ -136,3 +137,20 @@ def liq_over_volume(window: int) -> pl.Expr:
     forced = rolling_usd(pl.col("liq_long_usd") + pl.col("liq_short_usd"), checked("window", window))
     traded = rolling_usd(pl.col("volume_usd"), window) + FLOW_FLOOR_USD
     return ((forced + traded) / traded).log().alias(f"liq_over_volume_{window}")
+
+
+def family(step: Step) -> tuple[Feature, ...]:
+    """The features of this family."""
+    m = step.bars
+    return (
+        Feature("oi_change_30", oi_change(m(30)), 30, "both"),
+        Feature("oi_score_30", oi_score(m(30), m(1440)), 1499, "both"),
+        Feature("oi_over_volume_60", oi_over_volume(m(60)), 59),
+        Feature("oi_quadrant_30", oi_quadrant(m(30)), 30, "both", "flip"),
+        Feature("fuel_over_depth", fuel_over_depth(), 0),
+        Feature("fuel_side", fuel_side(), 0, "both", "flip"),
+        Feature("leverage_p90_now", leverage_p90(), 0),
+        Feature("leverage_change_60", leverage_change(m(60)), 60, "both"),
+        Feature("largest_account", largest_account(), 0),
+        Feature("liq_over_volume_15", liq_over_volume(m(15)), 14),
+    )

@@ -392,18 +392,87 @@ class Bars(dy.Schema):
 
 
 class Structure(dy.Schema):
-    """Who could be forced to trade, per symbol and positions snapshot; dollars of positions, not of margin."""
+    """Who could be forced to trade, per symbol and positions snapshot; dollars of positions, not of margin.
+
+    Shares and quantiles weigh accounts by their notional in the symbol. The columns from `rho` on describe the cascade
+    that the snapshot could feed (`models/cascade`); they are null where its books, marks or returns are not known.
+    """
 
     venue = _name(primary_key=True)
     symbol = _name(primary_key=True)
     ts = _time(primary_key=True)
     known_at = _time()
-    fuel_long_500bps_usd = dy.Int64()  # notional of longs whose trip price is within 5 % below the mark
-    fuel_short_500bps_usd = dy.Int64()  # notional of shorts whose trip price is within 5 % above the mark
+    # notional of longs (shorts) whose trip price is within 1, 2, 5 % below (above) the mark, or past it
+    fuel_long_100bps_usd = dy.Int64(nullable=True)
+    fuel_short_100bps_usd = dy.Int64(nullable=True)
+    fuel_long_200bps_usd = dy.Int64(nullable=True)
+    fuel_short_200bps_usd = dy.Int64(nullable=True)
+    fuel_long_500bps_usd = dy.Int64()
+    fuel_short_500bps_usd = dy.Int64()
     position_usd = dy.Int64()  # gross notional of all positions
-    leverage_p50 = _non_negative(nullable=True)  # notional-weighted quantiles of account leverage
+    overdue_usd = dy.Int64(nullable=True)  # notional of accounts that are short of margin at this mark
+    leverage_p10 = _non_negative(nullable=True)  # notional-weighted quantiles of account leverage
+    leverage_p25 = _non_negative(nullable=True)
+    leverage_p50 = _non_negative(nullable=True)
+    leverage_p75 = _non_negative(nullable=True)
     leverage_p90 = _non_negative(nullable=True)
+    leverage_p99 = _non_negative(nullable=True)
+    over_10x_share = dy.Float64(min=0.0, max=1.0, nullable=True)  # share of notional at an account leverage above 10
+    over_20x_share = dy.Float64(min=0.0, max=1.0, nullable=True)
+    over_50x_share = dy.Float64(min=0.0, max=1.0, nullable=True)
+    margin_used = dy.Float64(min=0.0, max=1.0, nullable=True)  # mean of min(maintenance / equity, 1), by notional
     largest_share = _non_negative(nullable=True)  # largest account's share of gross notional
+    accounts_effective = _non_negative(nullable=True)  # 1 / sum of squared shares of gross notional
+    top10_long_share = dy.Float64(min=0.0, max=1.0, nullable=True)  # long share of the ten largest accounts' notional
+    collateral_other_share = dy.Float64(min=0.0, max=1.0, nullable=True)  # of the holders' collateral, not in dollars
+    stable_over_room = _non_negative(nullable=True)  # holders' stablecoins over what their equity exceeds maintenance
+    depeg_bps = _non_negative(nullable=True)  # how far the worst of the holders' stablecoins trades below a dollar
+    rho = _non_negative(nullable=True)  # loop gain of the venue over moves of 2 %, falls and rises together
+    amplification = _non_negative(nullable=True)  # final drop of the symbol per shock of it; null where it has no end
+    kappa_fall = _non_negative(nullable=True)  # fuel within 2 % over the book that takes it
+    kappa_rise = _non_negative(nullable=True)
+    cliff_fall_bps = _non_negative(nullable=True)  # nearest drop at which fuel outweighs the book; null where none is
+    cliff_rise_bps = _non_negative(nullable=True)
+    distance_sd_p10 = dy.Float64(nullable=True)  # 10 % quantile of the units' distance to liquidation, in daily sd
+    trigger_share = dy.Float64(min=0.0, max=1.0, nullable=True)  # of notional of units that this symbol's leg triggers
+    touch_q25_s = _non_negative(nullable=True)  # s until a tenth of the notional trips, at 25 %
+
+
+MEASURES = ("depth", "touch", "spread", "volume", "cancels", "range", "basis", "funding")
+
+
+class Hours(dy.Schema):
+    """What an hour of a symbol was like: per measure of `features/norms.py` the bars that told it, their sum and the
+    sum of their squares in whole steps. Stamped with the end of the hour, `(ts - 1 h, ts]`.
+    """
+
+    venue = _name(primary_key=True)
+    symbol = _name(primary_key=True)
+    ts = _time(primary_key=True)
+    depth_n = dy.Int64(min=0)
+    depth_sum = dy.Int64()
+    depth_sum2 = dy.Int64(min=0)
+    touch_n = dy.Int64(min=0)
+    touch_sum = dy.Int64()
+    touch_sum2 = dy.Int64(min=0)
+    spread_n = dy.Int64(min=0)
+    spread_sum = dy.Int64()
+    spread_sum2 = dy.Int64(min=0)
+    volume_n = dy.Int64(min=0)
+    volume_sum = dy.Int64()
+    volume_sum2 = dy.Int64(min=0)
+    cancels_n = dy.Int64(min=0)
+    cancels_sum = dy.Int64()
+    cancels_sum2 = dy.Int64(min=0)
+    range_n = dy.Int64(min=0)
+    range_sum = dy.Int64()
+    range_sum2 = dy.Int64(min=0)
+    basis_n = dy.Int64(min=0)
+    basis_sum = dy.Int64()
+    basis_sum2 = dy.Int64(min=0)
+    funding_n = dy.Int64(min=0)
+    funding_sum = dy.Int64()
+    funding_sum2 = dy.Int64(min=0)
 
 
 class Scores(dy.Schema):
@@ -479,6 +548,7 @@ DERIVED: dict[str, type[dy.Schema]] = {
     "book_state": BookState,
     "bars": Bars,
     "structure": Structure,
+    "hours": Hours,
     "scores": Scores,
 }
 

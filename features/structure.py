@@ -192,4 +192,8 @@ def structure(
     owners = legs.select(*OWNER, "seen_at").unique()
     funded = _with_equity(legs, _cash(owners, collateral, marks, instruments))
     tripped = _by_contract(funded, _tiers(instruments), "trip")
-    return _summary(tripped).select(pl.col(name).cast(dtype) for name, dtype in schema.items()).sort("symbol", "ts")
+    found = _summary(tripped)
+    return found.select(
+        (pl.col(name) if name in found.columns else pl.lit(None)).cast(dtype).alias(name)
+        for name, dtype in schema.items()
+    ).sort("symbol", "ts")

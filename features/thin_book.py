@@ -9,6 +9,7 @@ from typing import Literal
 import polars as pl
 
 from features.exact import checked, rolling_mean, rolling_usd, standard_score, steps
+from features.feature import Feature, Step
 from features.inputs import DEPTH_FLOOR_USD, FLOW_FLOOR_USD, balance
 from features.volatility import RETURN_STEP, log_return, range_steps, return_steps
 
@@ -154,3 +155,18 @@ def kyle_score(window: int, baseline: int) -> pl.Expr:
     checked("baseline", baseline, checked("window", window, 2) + 1)
     x = (_slope(window).clip(lower_bound=0.0) + SLOPE_FLOOR).log()
     return standard_score(x, window, baseline, LOG_SIGMA_FLOOR).alias(f"kyle_score_{window}")
+
+
+def family(step: Step) -> tuple[Feature, ...]:
+    """The features of this family."""
+    m = step.bars
+    return (
+        Feature("depth_drop_240", depth_drop(m(240)), 240),
+        Feature("depth_drain_5", depth_drain(m(5)), 5),
+        Feature("depth_imbalance", depth_imbalance(), 0, "both", "flip"),
+        Feature("touch_share", touch_share(), 0, "low"),
+        Feature("amihud_score_15", amihud_score(m(15), m(240)), 269),
+        Feature("range_score_15", range_score(m(15), m(240)), 268),
+        Feature("kyle_slope_60", kyle_slope(m(60)), 60, scale="1/root"),
+        Feature("kyle_score_60", kyle_score(m(60), m(240)), 359, scale="stated"),
+    )

@@ -25,7 +25,8 @@ import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.transaction import AddAction, RemoveAction
 
-from features.catalogue import KEY, NAMES
+from features.catalogue import NAMES
+from features.matrix import HEALTH_SCHEMA, KEY
 from features.schema import CANONICAL, DERIVED, UTC_US, Bars, IngestLog, Quarantine, polars_schema
 from guardrails.accounts import SCHEMA as ACCOUNT_DECISIONS
 from guardrails.decide import DECISIONS, LIMITS, STATE
@@ -45,6 +46,7 @@ PENDING_SCHEMA = pl.Schema(
 SCHEMAS: dict[str, pl.Schema] = {
     **{name: polars_schema(schema) for name, schema in (CANONICAL | DERIVED).items()},
     "features": FEATURES_SCHEMA,
+    "feature_health": HEALTH_SCHEMA,
     "limits": pl.Schema(
         dict(LIMITS)
         | {"leverage_cap_hard": pl.Float64(), "leverage_cap_effective": pl.Float64(), "proposal": pl.String()}

@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import polars as pl
 
-from features.catalogue import LOOKBACK_MIN, NAMES, STRUCTURE_AGE_MIN_MAX, feature_matrix
+from features.catalogue import LOOKBACK_MIN, NAMES
+from features.matrix import STRUCTURE_AGE_MIN_MAX, feature_matrix
 from features.schema import Structure
 from features.structure import structure
 from pipelines.lake import Lake

@@ -1,5 +1,6 @@
 """What must hold for every feature of the catalogue."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from features import catalogue
-from features.catalogue import FAMILIES, FAMILY_OF, FEATURES, LOOKBACK_MIN, MONOTONE, NAMES, TAILS, feature_matrix
+from features import catalogue, matrix
+from features.catalogue import FAMILIES, FAMILY_OF, FEATURES, LOOKBACK_MIN, MONOTONE, NAMES, TAILS, inputs_of
+from features.feature import Step
+from features.matrix import feature_matrix
 from features.schema import Bars, polars_schema
-from tests.features.worlds import START, bars_from, rich, rich_structure
+from tests.features.worlds import START, World, bars_from, rich, rich_structure, rich_world
 
 CUT = 1_700
 LAST = 2_000
@@ -21,21 +24,22 @@ PACKAGE = Path(catalogue.__file__).parent
 
 
 @pytest.fixture(scope="module")
-def world() -> tuple[pl.DataFrame, pl.DataFrame]:
-    bars = pl.concat([rich(LAST, "A-PERP"), rich(LAST, "B-PERP")])
-    return bars, rich_structure(bars)
+def world() -> World:
+    return rich_world(LAST, ("A-PERP", "B-PERP"))
 
 
 @pytest.fixture(scope="module")
-def full(world: tuple[pl.DataFrame, pl.DataFrame]) -> pl.DataFrame:
-    return feature_matrix(*world)
+def full(world: World) -> pl.DataFrame:
+    return world.matrix()
 
 
 def test_the_registries_speak_of_the_same_features() -> None:
     assert len(set(NAMES)) == len(NAMES) == len(FEATURES)
     assert set(FAMILY_OF) == set(TAILS) == set(NAMES)
     assert set(MONOTONE) <= set(NAMES)
-    assert list(FAMILIES) == ["cancels", "leverage", "crowding", "thin_book", "health"]
+    assert list(FAMILIES) == [
+        *("cancels", "leverage", "crowding", "thin_book", "structure", "context", "drift", "health")
+    ]
 
 
 def test_the_matrix_is_keyed_sorted_and_float(full: pl.DataFrame) -> None:
@@ -66,13 +70,13 @@ def _perturbed(frame: pl.DataFrame, t: int) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def truncated(world: tuple[pl.DataFrame, pl.DataFrame]) -> pl.DataFrame:
-    return feature_matrix(*(frame.filter(~_after(CUT)) for frame in world))
+def truncated(world: World) -> pl.DataFrame:
+    return world.each(lambda frame: frame.filter(~_after(CUT))).matrix()
 
 
 @pytest.fixture(scope="module")
-def perturbed(world: tuple[pl.DataFrame, pl.DataFrame]) -> pl.DataFrame:
-    return feature_matrix(*(_perturbed(frame, CUT) for frame in world)).filter(~_after(CUT))
+def perturbed(world: World) -> pl.DataFrame:
+    return world.each(lambda frame: _perturbed(frame, CUT)).matrix().filter(~_after(CUT))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,73 +87,63 @@ def test_cutting_the_future_off_changes_nothing_before(full: pl.DataFrame, trunc
 
 @pytest.mark.parametrize("name", NAMES)
 def test_changing_the_future_changes_nothing_before(
-    full: pl.DataFrame, world: tuple[pl.DataFrame, pl.DataFrame], perturbed: pl.DataFrame, name: str
+    full: pl.DataFrame, world: World, perturbed: pl.DataFrame, name: str
 ) -> None:
     assert full.filter(~_after(CUT))[name].equals(perturbed[name])
 
 
-def test_a_feature_that_peeks_is_caught(world: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+def test_a_feature_that_peeks_is_caught(world: World) -> None:
     """The causality tests rest on this: a peeking expression does change when the future is cut off."""
-    bars = world[0].filter(pl.col("symbol") == "A-PERP")
+    bars = world.bars.filter(pl.col("symbol") == "A-PERP")
     peek = pl.col("close").shift(-1).alias("peek")
     cut = bars.filter(~_after(CUT)).select(peek)["peek"]
     assert not bars.select(peek)["peek"].head(CUT).equals(cut)
 
 
 @pytest.fixture(scope="module")
-def shortest(world: tuple[pl.DataFrame, pl.DataFrame]) -> pl.DataFrame:
-    bars, structure = world
-    tail = bars.filter(_after(LAST - LOOKBACK_MIN - 1))
-    assert tail.height == 2 * (LOOKBACK_MIN + 1)
-    return feature_matrix(tail, structure)
+def alone(world: World) -> pl.DataFrame:
+    return world.each(lambda frame: frame.filter(pl.col("symbol") == "B-PERP")).matrix()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_lookback_suffices_to_the_last_bit(full: pl.DataFrame, shortest: pl.DataFrame, name: str) -> None:
-    last = _after(LAST - 1)
-    assert full.filter(last)[name].to_list() == shortest.filter(last)[name].to_list()
+OF_THE_MARKET = [name for name in NAMES if any(column.startswith("market_") for column in inputs_of(name))]
 
 
-@pytest.fixture(scope="module")
-def alone(world: tuple[pl.DataFrame, pl.DataFrame]) -> pl.DataFrame:
-    return feature_matrix(world[0].filter(pl.col("symbol") == "B-PERP"), world[1])
-
-
-def test_symbols_do_not_see_each_other(full: pl.DataFrame, alone: pl.DataFrame) -> None:
-    assert_frame_equal(full.filter(pl.col("symbol") == "B-PERP"), alone, check_exact=True)
-
-
-def test_the_size_of_a_stack_does_not_matter(
-    world: tuple[pl.DataFrame, pl.DataFrame], full: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+def test_symbols_see_each_other_in_the_features_of_the_whole_market_alone(
+    full: pl.DataFrame, alone: pl.DataFrame
 ) -> None:
-    monkeypatch.setattr(catalogue, "STACK_ROWS", 1)
-    assert_frame_equal(feature_matrix(*world), full, check_exact=True)
+    own = [name for name in full.columns if name not in OF_THE_MARKET]
+    both = full.filter(pl.col("symbol") == "B-PERP")
+    assert_frame_equal(both.select(own), alone.select(own), check_exact=True)
+    assert all(not both[name].equals(alone[name]) for name in OF_THE_MARKET)
+
+
+def test_the_size_of_a_stack_does_not_matter(world: World, full: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrix, "STACK_ROWS", 1)
+    assert_frame_equal(world.matrix(), full, check_exact=True)
 
 
 def test_a_spacer_that_is_too_short_lets_symbols_touch(
-    world: tuple[pl.DataFrame, pl.DataFrame], full: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
+    world: World, full: pl.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The two tests above rest on this: without empty bars the second symbol does see the first."""
-    monkeypatch.setattr(catalogue, "LOOKBACK_MIN", 0)
-    assert not feature_matrix(*world).select(NAMES).equals(full.select(NAMES))
+    monkeypatch.setattr(Step, "back", lambda *_: 1)
+    assert not world.matrix().select(NAMES).equals(full.select(NAMES))
 
 
-def test_the_order_of_the_rows_does_not_matter(world: tuple[pl.DataFrame, pl.DataFrame], full: pl.DataFrame) -> None:
-    bars, structure = (frame.sample(fraction=1.0, shuffle=True, seed=1) for frame in world)
-    assert_frame_equal(feature_matrix(bars, structure), full, check_exact=True)
+def test_the_order_of_the_rows_does_not_matter(world: World, full: pl.DataFrame) -> None:
+    shuffled = world.each(lambda frame: frame.sample(fraction=1.0, shuffle=True, seed=1))
+    assert_frame_equal(shuffled.matrix(), full, check_exact=True)
 
 
-def test_prices_in_another_unit_change_no_feature(world: tuple[pl.DataFrame, pl.DataFrame], full: pl.DataFrame) -> None:
-    prices = ("open", "high", "low", "close", "mark", "index")
-    scaled = world[0].with_columns(pl.col(name) * 1024.0 for name in prices)
-    assert_frame_equal(feature_matrix(scaled, world[1]), full, check_exact=True)
+def test_prices_in_another_unit_change_no_feature(world: World, full: pl.DataFrame) -> None:
+    prices = ("open", "high", "low", "close", "mark", "index", "bid", "ask")
+    scaled = replace(world, bars=world.bars.with_columns(pl.col(name) * 1024.0 for name in prices))
+    assert_frame_equal(scaled.matrix(), full, check_exact=True)
 
 
-def test_open_interest_in_another_unit_changes_no_feature(
-    world: tuple[pl.DataFrame, pl.DataFrame], full: pl.DataFrame
-) -> None:
-    scaled = world[0].with_columns(pl.col("oi_base") * 4.0)
-    assert_frame_equal(feature_matrix(scaled, world[1]), full, check_exact=True)
+def test_open_interest_in_another_unit_changes_no_feature(world: World, full: pl.DataFrame) -> None:
+    scaled = replace(world, bars=world.bars.with_columns(pl.col("oi_base") * 4.0))
+    assert_frame_equal(scaled.matrix(), full, check_exact=True)
 
 
 def test_known_at_waits_for_the_latest_bar_a_feature_looks_back_on() -> None:

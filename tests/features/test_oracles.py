@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 
 from features.cancels import cancel_burst, cancel_side, cancel_to_trade, net_fleeting
-from features.catalogue import feature_matrix
 from features.crowding import basis_bps, basis_heat, basis_score, crowding_score, funding_annual
 from features.exact import WINDOW_MAX, rolling_std, standard_score
 from features.health import book_crossed, feed_stale_s, latency_ratio, trade_gap_share
@@ -22,6 +21,7 @@ from features.leverage import (
     oi_quadrant,
     oi_score,
 )
+from features.matrix import feature_matrix
 from features.thin_book import (
     amihud_score,
     depth_drain,

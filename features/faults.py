@@ -1,0 +1,167 @@
+"""Data health travels with every feature: how old each input is, and why a feature is silent.
+
+A feature that reads a stale, frozen or crossed input is null. `input_health` says which input was at fault, bar by
+bar; `null_reasons` says for a feature that is null which of its inputs was, at that bar or within its lookback.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+import polars as pl
+
+from features.feature import Feature
+from features.inputs import (
+    AGE_S_MAX,
+    DEPTH_AGE_S_MAX,
+    FUNDING_AGE_INTERVALS_MAX,
+    OI_AGE_S_MAX,
+    PRICE_AGE_S_MAX,
+    QUOTE_AGE_S_MAX,
+    book_crossed_now,
+    book_frozen_now,
+)
+from features.schema import UTC_US
+
+KEY = ("venue", "symbol", "ts")
+
+# input -> the column that is null while it is absent, the column of its age (None: it has none)
+INPUTS: Mapping[str, tuple[str, str | None]] = {
+    "trades": ("close", "trade_age_s"),
+    "book events": ("cancels", None),
+    "quotes": ("bid", "quote_age_s"),
+    "depth": ("depth_bid_100bps_usd", "depth_age_s"),
+    "mark": ("mark", "mark_age_s"),
+    "index": ("index", "index_age_s"),
+    "funding": ("funding_rate", "funding_age_s"),
+    "open interest": ("oi_usd", "oi_age_s"),
+    "liquidations": ("liqs", None),
+    "structure": ("position_usd", "structure_age_s"),
+}
+INPUT_SCHEMA = pl.Schema(
+    {f"{name.replace(' ', '_')}_age_s": pl.Float64() for name, (_, age) in INPUTS.items() if age is not None}
+    | {f"{name.replace(' ', '_')}_fault": pl.String() for name in INPUTS}
+)
+HEALTH_SCHEMA = pl.Schema({"venue": pl.String(), "symbol": pl.String(), "ts": UTC_US} | dict(INPUT_SCHEMA))
+
+
+def _stale(name: str) -> pl.Expr | None:
+    """Whether an input that is there is too old to be read; None for inputs that do not age."""
+    age = INPUTS[name][1]
+    limits = {
+        "quotes": pl.lit(QUOTE_AGE_S_MAX),
+        "depth": pl.lit(DEPTH_AGE_S_MAX),
+        "mark": pl.lit(PRICE_AGE_S_MAX),
+        "index": pl.lit(PRICE_AGE_S_MAX),
+        "funding": FUNDING_AGE_INTERVALS_MAX * 3600 * pl.col("funding_interval_h"),
+        "open interest": pl.lit(OI_AGE_S_MAX),
+    }
+    return None if age is None or name not in limits else (pl.col(age) > limits[name]).fill_null(True)
+
+
+def _fault(name: str) -> pl.Expr:
+    """The first that applies: crossed, frozen (of the book), absent, stale; null for a usable input."""
+    column, _ = INPUTS[name]
+    stale = _stale(name)
+    faults = {"absent": pl.col(column).is_null()} | ({} if stale is None else {"stale": stale})
+    if name == "depth":
+        faults = {"crossed": book_crossed_now(), "frozen": book_frozen_now()} | faults
+    told = (pl.when(applies).then(pl.lit(fault)) for fault, applies in faults.items())
+    return pl.coalesce(*told).alias(f"{name.replace(' ', '_')}_fault")
+
+
+def input_health(bars: pl.DataFrame) -> pl.DataFrame:
+    """`venue, symbol, ts`, per input its age and its fault: crossed, frozen, absent, stale, or null for none.
+
+    `bars` are raw bars with the columns of the structure that was known and `structure_age_s` joined to them. Ages are
+    seconds, at most a day, null where nothing was ever there.
+    """
+    ages = [
+        pl.col(age).clip(0.0, AGE_S_MAX).alias(f"{name.replace(' ', '_')}_age_s")
+        for name, (_, age) in INPUTS.items()
+        if age is not None
+    ]
+    return bars.select(*KEY, *ages, *(_fault(name) for name in INPUTS)).select(HEALTH_SCHEMA.names())
+
+
+def inputs_read(feature: Feature) -> tuple[str, ...]:
+    """The inputs of which a feature reads a column, by the columns' names.
+
+    >>> from features.leverage import oi_change
+    >>> inputs_read(Feature("oi_change_30", oi_change(30), 30))
+    ('open interest',)
+    """
+    return tuple(dict.fromkeys(name for column in feature.expr.meta.root_names() for name in _source(column)))
+
+
+_PREFIXES: tuple[tuple[str, str], ...] = (
+    ("depth_", "depth"),
+    ("add", "book events"),
+    ("cancel", "book events"),
+    ("book_trade", "book events"),
+    ("mark", "mark"),
+    ("index", "index"),
+    ("funding", "funding"),
+    ("oi_", "open interest"),
+    ("liq", "liquidations"),
+    ("bid", "quotes"),
+    ("ask", "quotes"),
+    ("spread", "quotes"),
+    ("imbalance", "quotes"),
+    ("quote", "quotes"),
+    ("norm_", "norms"),
+    ("market_", "other symbols"),
+    ("peer_", "other venues"),
+)
+_TRADES = (
+    *("open", "high", "low", "close", "trades", "volume_usd", "buy_usd", "sell_usd"),
+    *("trade_age_s", "trade_ids_missing", "latency_ms_max"),
+)
+
+
+def _source(column: str) -> tuple[str, ...]:
+    if column in _TRADES:
+        return ("trades",)
+    if column in ("venue", "symbol", "ts", "known_at") or column.startswith(("book_rows", "rows_")):
+        return ()
+    return (next((name for prefix, name in _PREFIXES if column.startswith(prefix)), "structure"),)
+
+
+def null_reasons(matrix: pl.DataFrame, health: pl.DataFrame, features: Sequence[Feature]) -> pl.DataFrame:
+    """`venue, symbol, ts, feature, reason` of every null of `features` in `matrix`, one row each.
+
+    The reason is the latest fault among the feature's inputs within its lookback, such as "depth frozen"; else
+    "history shorter than the window" where there are fewer bars before, else "not defined here" (a ratio of nothing,
+    too few samples). `health` must reach back as far as the reasons are asked for. Rows in the order of matrix.
+    """
+    names = [name.replace(" ", "_") for name in INPUTS]
+    last = [
+        part
+        for name in names
+        for part in (
+            pl.when(pl.col(f"{name}_fault").is_not_null()).then("ts").forward_fill().over("symbol").alias(f"{name}_at"),
+            pl.col(f"{name}_fault").forward_fill().over("symbol").alias(f"{name}_last"),
+        )
+    ]
+    first = pl.col("ts").min().over("symbol").alias("first_ts")
+    seen = health.sort("symbol", "ts").with_columns(first, *last)
+    joined = matrix.join(seen, on=list(KEY), how="left", maintain_order="left")
+    found = [_reasons(joined, feature) for feature in features]
+    return pl.concat(found) if found else _reasons(joined.head(0), Feature("none", pl.col("ts"), 0))
+
+
+def _reasons(joined: pl.DataFrame, feature: Feature) -> pl.DataFrame:
+    since = pl.col("ts") - timedelta(minutes=feature.lookback_min)
+    known = [name for name in inputs_read(feature) if name in INPUTS]
+    told: list[pl.Expr] = []
+    for name in known:
+        column = name.replace(" ", "_")
+        recent = pl.col(f"{column}_at") >= since
+        told.append(pl.when(recent).then(pl.lit(f"{name} ") + pl.col(f"{column}_last")))
+    others = [name for name in inputs_read(feature) if name not in INPUTS]
+    rest = (
+        pl.when(pl.col("first_ts") > since)
+        .then(pl.lit("history shorter than the window"))
+        .otherwise(pl.lit(f"too little known of {', '.join(others)}" if others else "not defined here"))
+    )
+    nulls = joined.filter(pl.col(feature.name).is_null()) if feature.name in joined.columns else joined
+    return nulls.select(*KEY, feature=pl.lit(feature.name), reason=pl.coalesce(*told, rest))

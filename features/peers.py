@@ -1,0 +1,60 @@
+"""Other venues: what the same asset's perpetuals elsewhere pay and how far they stand from their index.
+
+One venue's funding may be its own affair; when venues disagree, arbitrage is short of capital, and the venue that
+stands apart is the crowded one.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import polars as pl
+
+from features.crowding import basis_now, funding_rate_annual
+from features.inputs import usable
+
+PEERS: Final = pl.Schema(
+    {
+        "peer_venues": pl.Int64(),  # that told funding or basis of the asset at this bar
+        "peer_funding_median": pl.Float64(),  # a year
+        "peer_funding_min": pl.Float64(),
+        "peer_funding_max": pl.Float64(),
+        "peer_basis_median_bps": pl.Float64(),
+        "peer_basis_min_bps": pl.Float64(),
+        "peer_basis_max_bps": pl.Float64(),
+    }
+)
+
+
+def peers_of(bars: pl.DataFrame, symbols_here: pl.DataFrame, base_of: Mapping[tuple[str, str], str]) -> pl.DataFrame:
+    """What other venues' bars say of the assets of a venue's symbols: symbol, ts and the columns of `PEERS`.
+
+    `bars` are bars of the other venues, `symbols_here` has `symbol, base` of the venue, `base_of` names the asset of
+    (venue, symbol) elsewhere. A venue with several symbols of an asset counts with their mean. Funding and basis are
+    those known at the bar. No rows where nobody else tells of an asset.
+    """
+    named = pl.DataFrame(
+        [(venue, symbol, base) for (venue, symbol), base in base_of.items()],
+        schema={"venue": pl.String, "symbol": pl.String, "base": pl.String},
+        orient="row",
+    )
+    told = usable(bars).select("venue", "symbol", "ts", funding=funding_rate_annual(), basis_bps=basis_now())
+    per_venue = (
+        told.join(named, on=["venue", "symbol"])
+        .sort("venue", "symbol", "ts")
+        .group_by("venue", "base", "ts", maintain_order=True)
+        .agg(pl.col("funding", "basis_bps").mean())
+    )
+    some = pl.any_horizontal(pl.col("funding", "basis_bps").is_not_null())
+    rows = (
+        per_venue.filter(some)
+        .group_by("base", "ts")
+        .agg(
+            pl.len().cast(pl.Int64).alias("peer_venues"),
+            *(
+                getattr(pl.col(what), how)().alias(f"peer_{what.removesuffix('_bps')}_{how}{unit}")
+                for what, unit in (("funding", ""), ("basis_bps", "_bps"))
+                for how in ("median", "min", "max")
+            ),
+        )
+    )
+    return rows.join(symbols_here.select("symbol", "base"), on="base").select("symbol", "ts", *PEERS.names())
