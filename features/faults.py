@@ -75,12 +75,17 @@ def input_health(bars: pl.DataFrame) -> pl.DataFrame:
     `bars` are raw bars with the columns of the structure that was known and `structure_age_s` joined to them. Ages are
     seconds, at most a day, null where nothing was ever there.
     """
+    return bars.select(*KEY, *health_exprs()).select(HEALTH_SCHEMA.names())
+
+
+def health_exprs() -> list[pl.Expr]:
+    """Age and fault of every input, in one column each."""
     ages = [
         pl.col(age).clip(0.0, AGE_S_MAX).alias(f"{name.replace(' ', '_')}_age_s")
         for name, (_, age) in INPUTS.items()
         if age is not None
     ]
-    return bars.select(*KEY, *ages, *(_fault(name) for name in INPUTS)).select(HEALTH_SCHEMA.names())
+    return [*ages, *(_fault(name) for name in INPUTS)]
 
 
 def inputs_read(feature: Feature) -> tuple[str, ...]:

@@ -91,11 +91,22 @@ def usable(rows: pl.DataFrame) -> pl.DataFrame:
     >>> usable(bars)["volume_usd", "mark"].rows()
     [(0, 1.0), (None, None), (None, None)]
     """
-    schema = {name: dtype for name, dtype in SCHEMA.items() if name in rows.columns}
-    plausible = [expr for name, dtype in schema.items() if (expr := _plausible(name, dtype)) is not None]
-    recent = {name: rule for name in schema if (rule := _fresh(name)) is not None}
-    fresh = [pl.when(rule).then(pl.col(name)).alias(name) for name, rule in recent.items()]
-    return rows.lazy().with_columns(plausible).with_columns(fresh).collect()
+    return rows.lazy().with_columns(_plausible_exprs(rows.columns)).with_columns(_fresh_exprs(rows.columns)).collect()
+
+
+def _plausible_exprs(columns: list[str]) -> list[pl.Expr]:
+    held = [(name, dtype) for name, dtype in SCHEMA.items() if name in columns]
+    return [expr for name, dtype in held if (expr := _plausible(name, dtype)) is not None]
+
+
+def _fresh_exprs(columns: list[str]) -> list[pl.Expr]:
+    rules = {name: rule for name in columns if (rule := _fresh(name)) is not None}
+    return [pl.when(rule).then(pl.col(name)).alias(name) for name, rule in rules.items()]
+
+
+def usable_exprs(columns: list[str]) -> list[pl.Expr]:
+    """What `usable` asks of freshness for `columns`, to know what else it reads."""
+    return _fresh_exprs(columns)
 
 
 def balance(first: pl.Expr, second: pl.Expr, floor: float) -> pl.Expr:

@@ -4,24 +4,25 @@
 
 A plan per symbol would cost more than its work, and `.over()` would hold everything: symbols are stacked instead, with
 empty bars between them that no window reaches across. A run that needs only the newest rows computes each feature on
-no more bars than its lookback asks for: features are grouped by it, and each group sees its own tail of the bars.
+no more bars than its lookback asks for: features are grouped by it, and each group reads its own tail of the bars.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 import polars as pl
 
 from features import market
 from features.catalogue import Catalogue, catalogue
 from features.exact import finite
-from features.faults import HEALTH_SCHEMA, input_health
+from features.faults import HEALTH_SCHEMA, health_exprs, input_health
 from features.feature import BAR_S_CHOICES, Step
-from features.inputs import SCHEMA, usable
-from features.norms import NORMS, hour_end
+from features.inputs import SCHEMA, usable, usable_exprs
+from features.norms import NORMS, hour_end, measure
 from features.peers import PEERS
-from features.schema import Structure, polars_schema
+from features.schema import MEASURES, Bars, Structure, polars_schema
 
 STACK_ROWS = 200_000  # bars computed at once: bounds memory, whatever the number of symbols
 STRUCTURE_AGE_MIN_MAX = 90  # an older snapshot of positions is no longer used
@@ -45,6 +46,41 @@ class Beside:
     peers: pl.DataFrame | None = None
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """Ordered raw bars and what belongs to them; `read` gives usable columns for as many bars as are asked for."""
+
+    bars: pl.DataFrame
+    beside: Beside
+    step: Step
+    since: datetime | None
+    market: pl.DataFrame | None = None
+
+    def read(self, columns: set[str], lookback_min: int) -> pl.DataFrame:
+        """`symbol, ts` and usable `columns` of the bars after `since` and of those that lie within the lookback."""
+        joins = {
+            "structure": (_with_structure, self.beside.structure, {*_STRUCTURE_COLUMNS, "structure_age_s"}),
+            "norms": (_with_norms, self.beside.norms, set(NORMS.names())),
+            "peers": (_with_peers, self.beside.peers, set(PEERS.names())),
+        }
+        asked = [(join, frame) for join, frame, held in joins.values() if held & columns]
+        rows = self._bars(columns, lookback_min)
+        for join, frame in asked:
+            rows = join(rows, frame)
+        if self.market is not None and set(self.market.columns) & columns:
+            rows = rows.join(self.market, on="ts", how="left", maintain_order="left")
+        return usable(rows).select("symbol", "ts", *sorted(columns - {"symbol", "ts"}))
+
+    def _bars(self, columns: set[str], lookback_min: int) -> pl.DataFrame:
+        helpers = {name for expr in usable_exprs(sorted(columns)) for name in expr.meta.root_names()}
+        kept = [name for name in self.bars.columns if name in columns | helpers | {"symbol", "ts"}]
+        lean = self.bars.select(kept)
+        if self.since is None:
+            return lean
+        first = self.since - timedelta(seconds=self.step.back(lookback_min) * self.step.bar_s)
+        return lean.filter(pl.col("ts") > first)
+
+
 def _with_structure(bars: pl.DataFrame, structure: pl.DataFrame | None) -> pl.DataFrame:
     """Bars with the newest structure that was known and is at most STRUCTURE_AGE_MIN_MAX old, and its age."""
     if structure is None or structure.is_empty():
@@ -53,19 +89,13 @@ def _with_structure(bars: pl.DataFrame, structure: pl.DataFrame | None) -> pl.Da
     facts = [pl.col(name).cast(SCHEMA[name]) for name in _STRUCTURE_COLUMNS]
     known = structure.sort("known_at", "ts").select("symbol", "known_at", pl.col("ts").alias("structure_ts"), *facts)
     joined = bars.join_asof(
-        known,
-        left_on="ts",
-        right_on="known_at",
-        by="symbol",
-        strategy="backward",
-        suffix="_structure",
-        check_sortedness=False,
+        known, left_on="ts", right_on="known_at", by="symbol", strategy="backward", check_sortedness=False
     )
     age_s = (pl.col("ts") - pl.col("structure_ts")).dt.total_microseconds() / 1e6
     recent = age_s <= 60 * STRUCTURE_AGE_MIN_MAX
     return joined.with_columns(
         *(pl.when(recent).then(pl.col(name)).alias(name) for name in _STRUCTURE_COLUMNS), structure_age_s=age_s
-    ).drop("structure_ts", "known_at_structure", strict=False)
+    )
 
 
 def _with_norms(bars: pl.DataFrame, norms: pl.DataFrame | None) -> pl.DataFrame:
@@ -80,17 +110,19 @@ def _with_peers(bars: pl.DataFrame, peers: pl.DataFrame | None) -> pl.DataFrame:
     if peers is None or peers.is_empty():
         return bars.with_columns(pl.lit(None, dtype=dtype).alias(name) for name, dtype in PEERS.items())
     told = peers.select("symbol", "ts", *PEERS.names())
+    if bars["ts"].len():
+        told = told.filter(pl.col("ts") >= bars["ts"].min())
     return bars.join(told, on=["symbol", "ts"], how="left", maintain_order="left")
 
 
-def _with_market(bars: pl.DataFrame, step: Step, since: datetime | None) -> pl.DataFrame:
-    """Bars with what all symbols together said; from `since` on, where it is given."""
-    asked = market.inputs(step)
-    start = None if since is None else since - timedelta(minutes=market.LOOKBACK_MIN)
-    exprs = [expr for expr, _ in asked]
-    told = _computed(bars, exprs, max((minutes for _, minutes in asked), default=0), step, start)
-    rows = market.market_rows(told, step)
-    return bars.join(rows, on="ts", how="left", maintain_order="left")
+def _with_market(inputs: Inputs) -> Inputs:
+    """What all symbols together said, from `since` on where it is given."""
+    asked = market.inputs(inputs.step)
+    start = None if inputs.since is None else inputs.since - timedelta(minutes=market.LOOKBACK_MIN)
+    earlier = replace(inputs, since=start)
+    lookback_min = max((minutes for _, minutes in asked), default=0)
+    told = _computed(earlier, [expr for expr, _ in asked], lookback_min)
+    return replace(inputs, market=market.market_rows(told, inputs.step))
 
 
 def _stacks(parts: Sequence[pl.DataFrame], spacer_rows: int) -> Iterator[pl.DataFrame]:
@@ -101,26 +133,53 @@ def _stacks(parts: Sequence[pl.DataFrame], spacer_rows: int) -> Iterator[pl.Data
     tallest = max((part.height for part in parts), default=0) + spacer_rows
     count = max(1, STACK_ROWS // max(tallest, 1))
     for first in range(0, len(parts), count):
-        spacer = parts[first].clear(spacer_rows)
-        yield pl.concat([rows for part in parts[first : first + count] for rows in (part, spacer)])
+        some = parts[first : first + count]
+        if spacer_rows:
+            spacer = some[0].clear(spacer_rows)
+            yield pl.concat([rows for part in some for rows in (part, spacer)])
+        else:
+            yield pl.concat(some)
 
 
-def _computed(
-    bars: pl.DataFrame, exprs: Iterable[pl.Expr], lookback_min: int, step: Step, since: datetime | None
-) -> pl.DataFrame:
-    """`symbol, ts` and `exprs` for the bars after `since` (all without one), from as many bars as they look back on."""
-    wanted = list(exprs)
-    roots = {name for expr in wanted for name in expr.meta.root_names()}
-    back = step.back(lookback_min)
-    read = bars if since is None else bars.filter(pl.col("ts") > since - timedelta(seconds=back * step.bar_s))
-    lean = read.select("symbol", "ts", *sorted(roots - {"symbol", "ts"}))
-    parts = lean.partition_by("symbol", maintain_order=True) if back else [lean]
-    after = pl.lit(True) if since is None else pl.col("ts") > since
+def _computed(inputs: Inputs, exprs: Sequence[pl.Expr], lookback_min: int) -> pl.DataFrame:
+    """`symbol, ts` and `exprs` for the bars after `since` (all without one), from as many bars as they look back on.
+
+    Symbols with enough bars before `since` need no empty bars between them: a window that reaches into the symbol
+    before belongs to a bar that is not asked for.
+    """
+    roots = {name for expr in exprs for name in expr.meta.root_names()}
+    rows, back = inputs.read(roots, lookback_min), inputs.step.back(lookback_min)
+    if inputs.since is None or rows.is_empty():
+        return _on_stacks(rows, exprs, back, pl.lit(True))
+    wanted = pl.col("ts") > inputs.since
+    before = rows.group_by("symbol", maintain_order=True).agg((~wanted).sum().alias("rows"))
+    short = before.filter(pl.col("rows") < back)["symbol"]
+    if short.is_empty():
+        return _on_stacks(rows, exprs, 0, wanted)
+    young = pl.col("symbol").is_in(short.implode())
+    parts = [_on_stacks(rows.filter(~young), exprs, 0, wanted), _on_stacks(rows.filter(young), exprs, back, wanted)]
+    return pl.concat(parts).sort("symbol", "ts")
+
+
+def _on_stacks(rows: pl.DataFrame, exprs: Sequence[pl.Expr], spacer_rows: int, wanted: pl.Expr) -> pl.DataFrame:
+    """`symbol, ts` and `exprs` where `wanted`; `rows` by symbol and ts."""
+    parts = rows.partition_by("symbol", maintain_order=True) if spacer_rows else _slices(rows)
+    kept = wanted & pl.col("symbol").is_not_null()
     found = [
-        stack.lazy().select("symbol", "ts", *wanted).filter(pl.col("symbol").is_not_null() & after).collect()
-        for stack in _stacks(parts, back)
+        stack.lazy().select("symbol", "ts", *exprs).filter(kept).collect() for stack in _stacks(parts, spacer_rows)
     ]
-    return pl.concat(found) if found else lean.lazy().select("symbol", "ts", *wanted).collect()
+    return pl.concat(found) if found else rows.lazy().select("symbol", "ts", *exprs).collect()
+
+
+def _slices(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    """`rows` cut between symbols into pieces of about STACK_ROWS."""
+    starts = (rows["symbol"] != rows["symbol"].shift()).fill_null(True).arg_true().to_list()
+    pieces, start = [], 0
+    for here, after in pairwise([*starts, rows.height]):
+        if after - start > STACK_ROWS and here > start:
+            pieces.append(rows.slice(start, here - start))
+            start = here
+    return [*pieces, rows.slice(start)] if rows.height else []
 
 
 def _tiers(known: Catalogue) -> dict[int, list[pl.Expr]]:
@@ -140,15 +199,26 @@ def _known_at(bars: pl.DataFrame, known: Catalogue, step: Step, since: datetime 
     return rows if since is None else rows.filter(pl.col("ts") > since)
 
 
-def _prepared(bars: pl.DataFrame, beside: Beside) -> pl.DataFrame:
-    """Bars in order, with structure, norms and peers joined; raw, for their health is asked for too."""
+def columns_read(bar_s: int = 60) -> list[str]:
+    """The columns of `Bars` that features and their health read; a run need not read the others."""
+    exprs = [feature.expr for feature in catalogue(bar_s).features]
+    exprs += [expr for expr, _ in market.inputs(Step(bar_s))] + [measure(name) for name in MEASURES]
+    exprs += health_exprs() + usable_exprs(polars_schema(Bars).names())
+    roots = {name for expr in exprs for name in expr.meta.root_names()} | set(KEY)
+    return [name for name in polars_schema(Bars).names() if name in roots]
+
+
+def _in_order(bars: pl.DataFrame) -> pl.DataFrame:
+    """Bars of one venue by symbol and ts. Raises ValueError for more venues, and where a bar repeats."""
     if bars["venue"].n_unique() > 1:
         raise ValueError(f"bars must be of one venue, were of {sorted(bars['venue'].unique())}")
-    ordered = bars.sort("symbol", "ts")
-    if ordered.select(pl.struct("symbol", "ts").is_duplicated().any()).item():
+    symbol, ts = pl.col("symbol"), pl.col("ts")
+    later = (symbol > symbol.shift()) | ((symbol == symbol.shift()) & (ts > ts.shift()))
+    if bars.select(later.fill_null(True).all()).item():
+        return bars
+    if bars.select(pl.struct("symbol", "ts").is_duplicated().any()).item():
         raise ValueError("bars must have one row per symbol and ts, some repeat")
-    joined = _with_structure(ordered, beside.structure)
-    return _with_peers(_with_norms(joined, beside.norms), beside.peers)
+    return bars.sort("symbol", "ts")
 
 
 def features_and_health(
@@ -162,7 +232,7 @@ def features_and_health(
 
     `bars` has the columns of `Bars` (one venue, a complete grid of bars of `bar_s` seconds per symbol). With `since`,
     the rows after it alone, to the last bit those of a run without it: `bars` must then reach back by
-    `catalogue(bar_s).reach_min`. Structure applies while it is at most STRUCTURE_AGE_MIN_MAX minutes old.
+    `catalogue(bar_s).lookback_min`. Structure applies while it is at most STRUCTURE_AGE_MIN_MAX minutes old.
 
     The matrix has venue, symbol, ts, known_at and one Float64 column per feature, sorted by symbol, ts. `known_at` is
     when the last of the bars that a feature may look back on was known. Features whose inputs are absent are null;
@@ -173,14 +243,15 @@ def features_and_health(
     if bar_s not in BAR_S_CHOICES:
         raise ValueError(f"bar_s must be one of {BAR_S_CHOICES}, was {bar_s}")
     step, known = Step(bar_s), catalogue(bar_s)
-    raw = _prepared(bars, beside)
-    newest = raw if since is None else raw.filter(pl.col("ts") > since)
-    whole = _with_market(usable(raw), step, since)
+    ordered = _in_order(bars.select(columns_read(bar_s)))
+    inputs = _with_market(Inputs(ordered, beside, step, since))
+    newest = ordered if since is None else ordered.filter(pl.col("ts") > since)
     key = newest.select("venue", "symbol", "ts").join(
-        _known_at(bars, known, step, since), on="ts", how="left", maintain_order="left"
+        _known_at(ordered, known, step, since), on="ts", how="left", maintain_order="left"
     )
-    parts = [_computed(whole, exprs, tier, step, since).drop("symbol", "ts") for tier, exprs in _tiers(known).items()]
-    return pl.concat([key, *parts], how="horizontal").select(*KEY, *known.names), input_health(newest)
+    parts = [_computed(inputs, exprs, tier).drop("symbol", "ts") for tier, exprs in _tiers(known).items()]
+    matrix = pl.concat([key, *parts], how="horizontal").select(*KEY, *known.names)
+    return matrix, input_health(_with_structure(newest, beside.structure))
 
 
 def feature_matrix(

@@ -1,28 +1,65 @@
-"""Step `features`: bars, positions and collateral -> structure -> the feature matrix."""
+"""Step `features`: bars, positions, collateral, other venues -> the feature matrix, with the health of what it read.
 
-from dataclasses import dataclass
-from datetime import timedelta
+The interval is worked on in chunks of whole days: memory holds CHUNK_ROWS bars (one day at least) and the lookback
+before them, however long the interval. Norms by time of day come from the table `hours`, which this step keeps up to
+date beside the matrix.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 import polars as pl
 
-from features.catalogue import LOOKBACK_MIN, NAMES
-from features.matrix import STRUCTURE_AGE_MIN_MAX, feature_matrix
+from features.catalogue import FAMILIES, LOOKBACK_MIN, NAMES, catalogue
+from features.faults import null_reasons
+from features.inputs import usable
+from features.matrix import STRUCTURE_AGE_MIN_MAX, Beside, columns_read, features_and_health
+from features.norms import DAYS, hour_end, hours_of, norms_of
+from features.peers import peers_of
 from features.schema import Structure
 from features.structure import structure
+from pipelines.bars import derivative_venues
 from pipelines.lake import Lake
+from pipelines.progress import Say, silent
 from pipelines.times import Interval
 
 LOOKBACK = timedelta(minutes=LOOKBACK_MIN)
+HOUR = timedelta(hours=1)
+CHUNK_ROWS = 300_000  # bars computed at once: a day of 200 symbols at one minute, weeks of a small venue
 _STRUCTURE_LOOKBACK = LOOKBACK + timedelta(minutes=STRUCTURE_AGE_MIN_MAX)
 
 
 @dataclass(frozen=True)
 class FeaturesSummary:
+    """`told` is the share of non-null values by family, `null_share` the share of nulls by feature.
+
+    `null_reasons` counts, by family, why values are null; empty unless it was asked for.
+    """
+
     venue: str
     interval: str
+    bar_s: int
+    symbols: int
     rows: int
     features: int
+    told: dict[str, float]
     null_share: dict[str, float]
+    null_reasons: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def sentence(self) -> str:
+        bars = f"{self.rows:,} bars of {self.symbols} symbols"
+        head = f"{self.venue}: {self.features} features of {bars}, {self.interval}"
+        told = ", ".join(f"{family} {share:.0%}" for family, share in self.told.items())
+        lines = [head, f"  told: {told}"]
+        for family, reasons in self.null_reasons.items():
+            most = sorted(reasons.items(), key=lambda item: -item[1])[:4]
+            lines.append(f"  {family} silent: " + ", ".join(f"{count:,} x {reason}" for reason, count in most))
+        return "\n".join(lines)
+
+
+# --- what stands beside the bars ---
 
 
 def build_structure(lake: Lake, venue: str, interval: Interval) -> pl.DataFrame:
@@ -38,17 +75,162 @@ def build_structure(lake: Lake, venue: str, interval: Interval) -> pl.DataFrame:
     return rows
 
 
-def build_features(lake: Lake, venue: str, interval: Interval) -> FeaturesSummary:
-    """Compute every feature for every bar of `interval` and put it in place of what was there. Idempotent."""
-    bars = lake.scan("bars", venue, interval.start - LOOKBACK, interval.end).collect()
-    rows = build_structure(lake, venue, Interval(interval.start - _STRUCTURE_LOOKBACK, interval.end))
+def build_hours(lake: Lake, venue: str, interval: Interval) -> None:
+    """Put the `hours` of the bars of `interval`, in whole days up to its end, in place of what was there."""
+    first = interval.start.replace(hour=0, minute=0, second=0, microsecond=0)
+    for chunk in _chunks(lake, venue, Interval(first, interval.end)):
+        bars = lake.scan("bars", venue, chunk.start, chunk.end).select(columns_read()).collect()
+        rows = hours_of(usable(bars))
+        end = -(-(chunk.end - chunk.start) // HOUR) * HOUR + chunk.start
+        with lake.writer():
+            lake.replace("hours", rows, venue, chunk.start, end)
 
-    matrix = feature_matrix(bars, rows).filter(pl.col("ts") > interval.start)
 
-    with lake.writer():
-        lake.replace("features", matrix, venue, interval.start, interval.end)
-    nulls = matrix.select(pl.col(name).null_count() / max(matrix.height, 1) for name in NAMES).row(0, named=True)
-    return FeaturesSummary(venue, str(interval), matrix.height, len(NAMES), nulls)
+def _last_rows(lake: Lake, table: str, venue: str) -> dict[str, datetime]:
+    """The last stamp of `table` by day, as the lake's log tells it."""
+    files = lake.files(table).filter(pl.col("venue") == venue).group_by("partition").agg(pl.col("ts_max").max())
+    return dict(files.iter_rows())
+
+
+def _bring_hours_up_to_date(lake: Lake, venue: str, interval: Interval, built: Interval) -> None:
+    """Build the hours of `built`, whose bars are new, and those of the days before that have bars but no hours yet."""
+    build_hours(lake, venue, built)
+    bars, hours = _last_rows(lake, "bars", venue), _last_rows(lake, "hours", venue)
+    reach = interval.start - LOOKBACK - timedelta(days=DAYS + 1)
+    for day in Interval(reach.replace(hour=0, minute=0, second=0, microsecond=0), built.start).days():
+        last = bars.get(str(day.start.date()))
+        if last is None:
+            continue
+        wanted = day.start - (day.start - last) // HOUR * HOUR  # the end of the hour that holds the day's last bar
+        if not hours.get(str(wanted.date()), day.start) >= wanted:
+            build_hours(lake, venue, day)
+
+
+def _norms(lake: Lake, venue: str, bars: pl.DataFrame, bar_s: int) -> pl.DataFrame:
+    """The norms of every hour in which `bars` lie."""
+    wanted = bars.select("venue", "symbol", hour_end("ts")).unique()
+    first, last = wanted["ts"].min(), wanted["ts"].max()
+    if not isinstance(first, datetime) or not isinstance(last, datetime):
+        return norms_of(lake.scan("hours", venue).head(0).collect(), wanted, bar_s)
+    hours = lake.scan("hours", venue, first - timedelta(days=DAYS, hours=1), last - timedelta(days=1)).collect()
+    return norms_of(hours, wanted, bar_s)
+
+
+def _peers(lake: Lake, venue: str, others: list[str], interval: Interval, bar_s: int) -> pl.DataFrame | None:
+    """What the other venues of the lake say of the same assets, from their bars of the same length."""
+    if not others:
+        return None
+    bases = (
+        lake.scan("instruments")
+        .filter(pl.col("settlement") != "spot", pl.col("effective_from") <= interval.end)
+        .sort("effective_from")
+        .group_by("venue", "symbol", maintain_order=True)
+        .agg(pl.col("base").last())
+        .collect()
+    )
+    here = bases.filter(pl.col("venue") == venue)
+    same = bases.filter(pl.col("venue").is_in(others), pl.col("base").is_in(here["base"].implode()))
+    if same.is_empty():
+        return None
+    frames = [
+        lake.scan("bars", other, interval.start, interval.end)
+        .filter(pl.col("symbol").is_in(part["symbol"].implode()))
+        .select(columns_read(bar_s))
+        for (other,), part in same.partition_by("venue", as_dict=True).items()
+    ]
+    base_of = {(row[0], row[1]): row[2] for row in same.select("venue", "symbol", "base").iter_rows()}
+    return peers_of(pl.concat(frames).collect(), here.select("symbol", "base"), base_of)
+
+
+# --- the step ---
+
+
+def _chunks(lake: Lake, venue: str, interval: Interval) -> Iterator[Interval]:
+    """The interval in runs of whole days with about CHUNK_ROWS bars each, by what the lake's log says of the bars."""
+    files = lake.files("bars").filter(pl.col("venue") == venue).group_by("partition").agg(pl.col("rows").sum())
+    bars = dict(files.iter_rows())
+    days: list[Interval] = []
+    rows = 0
+    for day in interval.days():
+        more = bars.get(str(day.start.date()), 0)
+        if days and rows + more > CHUNK_ROWS:
+            yield Interval(days[0].start, days[-1].end)
+            days, rows = [], 0
+        days.append(day)
+        rows += more
+    if days:
+        yield Interval(days[0].start, days[-1].end)
+
+
+def _matrices(
+    lake: Lake, venue: str, interval: Interval, bar_s: int, say: Say
+) -> Iterator[tuple[Interval, pl.DataFrame]]:
+    """Matrix and health are written chunk by chunk; yields each chunk's matrix."""
+    others = [name for name in derivative_venues(lake) if name != venue]
+    reach = timedelta(minutes=catalogue(bar_s).lookback_min)
+    for chunk in _chunks(lake, venue, interval):
+        say(f"features {venue} {chunk}")
+        read = Interval(chunk.start - reach, chunk.end)
+        bars = lake.scan("bars", venue, read.start, read.end).select(columns_read(bar_s)).collect()
+        rows = build_structure(lake, venue, Interval(chunk.start - _STRUCTURE_LOOKBACK, chunk.end))
+        beside = Beside(rows, _norms(lake, venue, bars, bar_s), _peers(lake, venue, others, read, bar_s))
+        matrix, health = features_and_health(bars, beside, bar_s=bar_s, since=chunk.start)
+        with lake.writer():
+            lake.replace("features", matrix, venue, chunk.start, chunk.end)
+            lake.replace("feature_health", health, venue, chunk.start, chunk.end)
+        yield chunk, matrix
+
+
+def build_features(
+    lake: Lake,
+    venue: str,
+    interval: Interval,
+    say: Say = silent,
+    *,
+    bar_s: int = 60,
+    built: Interval | None = None,
+    why: bool = False,
+) -> FeaturesSummary:
+    """Compute every feature for every bar of `interval` and put it in place of what was there. Idempotent.
+
+    `built` is where bars are new (default `interval`). With `why`, the summary counts the reasons of nulls.
+    """
+    _bring_hours_up_to_date(lake, venue, interval, built or interval)
+    rows, nulls, symbols = 0, Counter[str](), set[str]()
+    reasons: dict[str, Counter[str]] = {family: Counter() for family in FAMILIES} if why else {}
+    for chunk, matrix in _matrices(lake, venue, interval, bar_s, say):
+        rows += matrix.height
+        nulls.update(matrix.select(pl.col(NAMES).null_count()).row(0, named=True))
+        symbols.update(matrix["symbol"].unique())
+        for family, counts in _reasons(lake, venue, chunk, matrix, bar_s).items() if why else ():
+            reasons[family].update(counts)
+    return FeaturesSummary(
+        venue=venue,
+        interval=str(interval),
+        bar_s=bar_s,
+        symbols=len(symbols),
+        rows=rows,
+        features=len(NAMES),
+        told={family: _told(nulls, [one.name for one in members], rows) for family, members in FAMILIES.items()},
+        null_share={name: nulls[name] / max(rows, 1) for name in NAMES},
+        null_reasons={family: dict(counts) for family, counts in reasons.items()},
+    )
+
+
+def _told(nulls: Mapping[str, int], names: list[str], rows: int) -> float:
+    cells = rows * len(names)
+    return round(1 - sum(nulls[name] for name in names) / cells, 4) if cells else 0.0
+
+
+def _reasons(lake: Lake, venue: str, chunk: Interval, matrix: pl.DataFrame, bar_s: int) -> dict[str, dict[str, int]]:
+    """Why features of a chunk are null: family -> reason -> count."""
+    reach = timedelta(minutes=catalogue(bar_s).lookback_min)
+    health = lake.scan("feature_health", venue, chunk.start - reach, chunk.end).collect()
+    found = {}
+    for family, members in catalogue(bar_s).families.items():
+        counts = null_reasons(matrix, health, members).group_by("reason").len()
+        found[family] = dict(counts.iter_rows())
+    return found
 
 
 def read_matrix(lake: Lake, venue: str, interval: Interval) -> pl.DataFrame:

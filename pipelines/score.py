@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import polars as pl
 
+from features.bars import BAR_S
 from features.catalogue import CATALOGUE_VERSION, FAMILY_OF, TAILS
 from features.schema import VENUE_WIDE, Scores
 from models.detector import Detector, fit_detector
@@ -39,13 +40,17 @@ class ScoreSummary:
     notes: list[str]
 
 
-def prepare(lake: Lake, venue: str, interval: Interval, say: Say = silent) -> FeaturesSummary:
+def prepare(
+    lake: Lake, venue: str, interval: Interval, say: Say = silent, *, bar_s: int = BAR_S, why: bool = False
+) -> FeaturesSummary:
     """Bring bars and features of `interval` up to date, with the lookback that the lake can give."""
-    span = venue_span(lake, venue)
+    span = venue_span(lake, venue, bar_s)
     start = max(interval.start - LOOKBACK, min(span.start, interval.start))
-    build_bars(lake, venue, Interval(start, interval.end), say)
-    say(f"features {venue}")
-    return build_features(lake, venue, interval)
+    if bar_s != BAR_S:  # lookbacks are not whole bars of every length
+        start = interval.start - -(-(interval.start - start) // timedelta(seconds=bar_s)) * timedelta(seconds=bar_s)
+    built = Interval(start, interval.end)
+    build_bars(lake, venue, built, say, bar_s=bar_s)
+    return build_features(lake, venue, interval, say, bar_s=bar_s, built=built, why=why)
 
 
 def reference_of(interval: Interval, config: Config, chosen: Interval | None) -> Interval:

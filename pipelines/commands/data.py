@@ -172,12 +172,12 @@ def bars(
         if start is None and end is None:
             summaries = [
                 build_pending(store, name, say, bar_s=settings.bars.interval_s)
-                for store, name, _, settings in each_venue(config, lake, venue, None, None, any_bars=True)
+                for store, name, _, settings in each_venue(config, lake, venue, None, None, lengths=None)
             ]
         else:
             summaries = [
                 build_bars(store, name, span, say, bar_s=settings.bars.interval_s)
-                for store, name, span, settings in each_venue(config, lake, venue, start, end, any_bars=True)
+                for store, name, span, settings in each_venue(config, lake, venue, start, end, lengths=None)
             ]
     emit_venues(summaries, as_json, lambda s: f"{s.venue}: {s.rows:,} bars of {s.symbols} symbols, {s.interval}")
 
@@ -186,18 +186,20 @@ def features(
     start: FromOption = None,
     end: ToOption = None,
     venue: VenueOption = None,
+    why: Annotated[bool, typer.Option("--why", help="Count why values are missing, by family.")] = False,
     config: ConfigOption = None,
     lake: LakeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build bars and compute every feature of the catalogue."""
+    from features.feature import BAR_S_CHOICES
     from pipelines.score import prepare
 
     summaries = []
     with progress("features") as say:
-        for store, name, span, _ in each_venue(config, lake, venue, start, end):
-            summaries.append(prepare(store, name, span, say))
-    emit_venues(summaries, as_json, lambda s: f"{s.venue}: {s.features} features of {s.rows:,} bars, {s.interval}")
+        for store, name, span, settings in each_venue(config, lake, venue, start, end, lengths=BAR_S_CHOICES):
+            summaries.append(prepare(store, name, span, say, bar_s=settings.bars.interval_s, why=why))
+    emit_venues(summaries, as_json, lambda s: s.sentence())
 
 
 def labels(

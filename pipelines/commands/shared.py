@@ -83,21 +83,22 @@ def each_venue(
     start: str | None,
     end: str | None,
     *,
-    any_bars: bool = False,
+    lengths: tuple[int, ...] | None = (60,),
 ) -> Iterator[tuple["Lake", str, Interval, Config]]:
     """Every venue to run with its interval: the given one, else all that the lake holds of the venue.
 
-    Everything after the bars is made for bars of a minute: InputError for others, unless `any_bars`.
+    `lengths` are the bars, in seconds, that the command is made for (None: any); InputError for others.
     """
-    from features.bars import BAR_S
     from pipelines.bars import venue_span
     from pipelines.score import venues_to_run
 
     settings, store = open_lake(config, lake)
     need_lake(store)
-    if not any_bars and settings.bars.interval_s != BAR_S:
-        what = f"features, models and guardrails are made for bars of {BAR_S} s, not of {settings.bars.interval_s} s"
-        raise InputError(what, where="`[bars] interval_s`", mend=f"set it to {BAR_S}, or use `cascadeguard bars` alone")
+    bar_s = settings.bars.interval_s
+    if lengths is not None and bar_s not in lengths:
+        known = " or ".join(map(str, lengths))
+        what = f"this command is made for bars of {known} s, not of {bar_s} s"
+        raise InputError(what, where="`[bars] interval_s`", mend=f"set it to {known}, or use `cascadeguard bars` alone")
     chosen = span_text(start, end)
     for name in venues_to_run(store, venue):
-        yield store, name, chosen or venue_span(store, name), settings
+        yield store, name, chosen or venue_span(store, name, bar_s), settings

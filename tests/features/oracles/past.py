@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from features.inputs import usable
-from features.matrix import Beside, _prepared
+from features.matrix import _with_norms, _with_peers, _with_structure
 from tests.features.worlds import World
 
 Value = float | None
@@ -39,7 +39,8 @@ class Past:
 
 def pasts(world: World) -> dict[str, Past]:
     """The past of each symbol of `world`, with structure, norms and peers as they were known."""
-    joined = usable(_prepared(world.bars, Beside(world.structure, world.norms, world.peers)))
+    with_norms = _with_norms(_with_structure(world.bars, world.structure), world.norms)
+    joined = usable(_with_peers(with_norms, world.peers))
     found: dict[str, Past] = {}
     for (symbol,), part in joined.partition_by("symbol", as_dict=True, maintain_order=True).items():
         found[str(symbol)] = Past(str(symbol), part.to_dict(as_series=False), found, world.bar_s)
