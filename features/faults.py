@@ -107,6 +107,7 @@ _PREFIXES: tuple[tuple[str, str], ...] = (
     ("index", "index"),
     ("funding", "funding"),
     ("oi_", "open interest"),
+    ("ladder_", "open interest"),
     ("liq", "liquidations"),
     ("bid", "quotes"),
     ("ask", "quotes"),

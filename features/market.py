@@ -1,26 +1,141 @@
 """The market as a whole: what all symbols of a venue do at one moment, as columns that every symbol can read.
 
-Feature expressions see one symbol at a time. Here `INPUTS` are computed symbol by symbol, brought together by time, and
-told back to every symbol as `market_*` columns.
+Feature expressions see one symbol at a time. Here `inputs` are computed symbol by symbol, brought together by time, and
+told back to every symbol as `market_*` columns. One thin book is a detail; all books thin at once is a market in which
+nobody is left to take forced flow.
 """
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
+import numba
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from features.cancels import cancel_burst
+from features.exact import steps
 from features.feature import Step
+from features.norms import STEP, measure
 
-LOOKBACK_MIN: Final = 65  # minutes of the inputs that a row of the market looks back on
-MARKET: Final = pl.Schema({})
+Floats = NDArray[np.float64]
+
+LOOKBACK_MIN: Final = 60  # minutes of the inputs that a row of the market looks back on
+BEFORE_MIN: Final = 5  # minutes in which others may have led
+EIGEN_MIN: Final = 60  # minutes of changes of depth behind the eigenvalue
+SYMBOLS_MIN: Final = 2  # a share of fewer symbols says nothing of a market
+BURST_MIN: Final = 2.0  # standard deviations of `cancel_burst_5` from which a symbol is in a burst
+TAIL_SIGMAS: Final = 1.645  # of log depth: its 5 % quantile
+ITERATIONS: Final = 500
+CONVERGED: Final = 1e-8  # change of an eigenvalue per symbol at which the iteration ends
+MARKET: Final = pl.Schema(
+    {
+        "market_cancel_burst_share": pl.Float64(),  # of the symbols, in a cancel burst at this bar
+        "market_cancel_burst_share_before": pl.Float64(),  # the highest such share of the BEFORE_MIN before this bar
+        "market_thin_share": pl.Float64(),  # of the symbols, thinner than their 5 % quantile for this hour
+        "market_depth_eigen_share": pl.Float64(),  # largest eigenvalue of the correlation of depth changes / symbols
+    }
+)
 
 
 def inputs(step: Step) -> tuple[tuple[pl.Expr, int], ...]:
-    """What is asked of each symbol, with the minutes that it looks back."""
-    del step
-    return ()
+    """What is asked of each symbol, with the minutes that it looks back: burst, thin, change of log depth in STEPs."""
+    burst = cancel_burst(step.bars(5), step.bars(240)) > BURST_MIN
+    depth = measure("depth")
+    thin = depth < pl.col("norm_depth_mean") - TAIL_SIGMAS * pl.col("norm_depth_sd")
+    change = steps(depth, STEP).diff()
+    return (
+        (burst.alias("burst"), 248),
+        (thin.alias("thin"), 0),
+        (change.alias("depth_change"), 1),
+    )
+
+
+def _share(flag: str) -> pl.Expr:
+    """Share of the symbols that tell `flag` for which it holds, null where fewer than SYMBOLS_MIN tell it."""
+    count = pl.col(flag).count()
+    return pl.when(count >= SYMBOLS_MIN).then(pl.col(flag).sum() / count)
 
 
 def market_rows(told: pl.DataFrame, step: Step) -> pl.DataFrame:
-    """`told` (symbol, ts and the inputs, of all symbols) to `ts` and the columns of `MARKET`, sorted by ts."""
-    del step
-    return told.select("ts").unique().sort("ts")
+    """`told` (symbol, ts and the `inputs`, of all symbols) to `ts` and the columns of `MARKET`, sorted by ts.
+
+    Windows are counted in bars of the venue: bars that any symbol has. Null where fewer than SYMBOLS_MIN symbols tell
+    of a thing; the highest share before is null until all of its bars are known. The order of rows has no effect.
+    """
+    shares = (
+        told.group_by("ts")
+        .agg(_share("burst").alias("market_cancel_burst_share"), _share("thin").alias("market_thin_share"))
+        .sort("ts")
+    )
+    before = pl.col("market_cancel_burst_share").shift().rolling_max(step.bars(BEFORE_MIN))
+    wide = told.sort("symbol").pivot("symbol", index="ts", values="depth_change").sort("ts").drop("ts")
+    changes = wide.select(pl.all().cast(pl.Float64)).to_numpy() if wide.width else np.empty((shares.height, 0))
+    eigen = pl.Series(eigen_share(np.ascontiguousarray(changes), step.bars(EIGEN_MIN)), dtype=pl.Float64)
+    return shares.with_columns(
+        before.alias("market_cancel_burst_share_before"), eigen.fill_nan(None).alias("market_depth_eigen_share")
+    ).select("ts", *MARKET.names())
+
+
+def eigen_share(changes: Floats, window: int) -> Floats:
+    """Largest eigenvalue of the correlation matrix of `changes` over `(t - window, t]`, over the number of symbols.
+
+    `changes` has a row per bar and a column per symbol, NaN for unknown. A symbol counts where all of its changes are
+    known and some differ. 1 where all move as one, about `(1 + sqrt(symbols / window)) ** 2 / symbols` where each goes
+    its own way (Marchenko and Pastur). NaN below SYMBOLS_MIN symbols. Power iteration until it
+    changes by less than CONVERGED, at most ITERATIONS steps, rounded to 1e-6: from below, near wherever a factor leads.
+
+    >>> together = np.outer(np.arange(4.0) ** 2, [1.0, -2.0, 3.0])
+    >>> eigen_share(together, 4).tolist()
+    [nan, nan, nan, 1.0]
+    """
+    return np.round(_leading(changes, window, SYMBOLS_MIN, ITERATIONS), 6)
+
+
+def _standardised_rows(changes, end, z):  # type: ignore[no-untyped-def]  # compiled by numba, which infers types
+    """Fills rows of `z` with the symbols' changes up to bar `end`, mean 0 and length 1; returns how many have any."""
+    window, n = z.shape[1], 0
+    for s in range(changes.shape[1]):
+        mean, square = changes[end - window + 1 : end + 1, s].sum() / window, 0.0
+        for i in range(window):
+            z[n, i] = changes[end - window + 1 + i, s] - mean
+            square += z[n, i] * z[n, i]
+        if square > 0.5:  # in squared steps: less is the rounding of a constant; NaN is not more
+            z[n] /= np.sqrt(square)
+            n += 1
+    return n
+
+
+_standardised: Callable[[Any, int, Any], int] = numba.njit(cache=True)(_standardised_rows)
+
+
+def _leading_rows(changes, window, symbols_min, iterations):  # type: ignore[no-untyped-def]  # as above
+    out = np.full(len(changes), np.nan)
+    z = np.empty((changes.shape[1] + 1, window))  # a row more: symbols that drop out are written over
+    for t in range(window - 1, len(changes)):
+        n = _standardised(changes, t, z)
+        if n < symbols_min:
+            continue
+        v = np.cos(
+            1.0 + np.arange(window) ** 2
+        )  # something of everything: a start near an eigenvector would stay there
+        value, before = 0.0, -1.0
+        for _ in range(iterations):
+            if abs(value - before) < CONVERGED * n:
+                break
+            before = value
+            v /= np.sqrt((v * v).sum())
+            w = np.zeros(window)
+            for s in range(n):
+                u = 0.0
+                for i in range(window):
+                    u += z[s, i] * v[i]
+                for i in range(window):
+                    w[i] += u * z[s, i]
+            value = (w * v).sum()
+            v = w
+        out[t] = value / n
+    return out
+
+
+_leading: Callable[[Any, int, int, int], Floats] = numba.njit(cache=True)(_leading_rows)

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import polars as pl
 
-from features import market
+from features import ladder, market
 from features.catalogue import Catalogue, catalogue
 from features.exact import finite
 from features.faults import HEALTH_SCHEMA, health_exprs, input_health
@@ -69,9 +69,13 @@ class Inputs:
             rows = join(rows, frame)
         if self.market is not None and set(self.market.columns) & columns:
             rows = rows.join(self.market, on="ts", how="left", maintain_order="left")
-        return usable(rows).select("symbol", "ts", *sorted(columns - {"symbol", "ts"}))
+        told = usable(rows)
+        if set(ladder.LADDER.names()) & columns:
+            told = ladder.with_ladder(told, self.step)
+        return told.select("symbol", "ts", *sorted(columns - {"symbol", "ts"}))
 
     def _bars(self, columns: set[str], lookback_min: int) -> pl.DataFrame:
+        columns = columns | (set(ladder.READS) if set(ladder.LADDER.names()) & columns else set())
         helpers = {name for expr in usable_exprs(sorted(columns)) for name in expr.meta.root_names()}
         kept = [name for name in self.bars.columns if name in columns | helpers | {"symbol", "ts"}]
         lean = self.bars.select(kept)

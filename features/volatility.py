@@ -4,12 +4,14 @@ import math
 
 import polars as pl
 
-from features.exact import checked, samples_min, standard_score, steps
+from features.exact import checked, rolling_std, samples_min, standard_score, steps
 
 RETURN_STEP = 1e-8  # log return
 RETURN_STEPS_MAX = 64_000_000  # one minute saturates at 0.64; squares of a day still sum within Int64
 SIGMA_FLOOR = 5e-5  # half a basis point per minute: below it a market counts as flat
 LOG_SIGMA_FLOOR = 0.1  # spread of log volatility below which a baseline counts as constant
+YEAR_S = 365 * 86_400  # perpetuals trade every day
+BASELINE_FULL = 0.8
 
 
 def log_return(minutes: int = 1) -> pl.Expr:
@@ -23,9 +25,22 @@ def return_steps() -> pl.Expr:
     return steps(log_return(), RETURN_STEP, RETURN_STEPS_MAX).cast(pl.Int64)
 
 
+def _log_steps(above: pl.Expr, below: pl.Expr) -> pl.Expr:
+    """`log(above / below)` as a whole number of RETURN_STEP, Int64."""
+    return steps((above / below).log(), RETURN_STEP, RETURN_STEPS_MAX).cast(pl.Int64)
+
+
 def range_steps() -> pl.Expr:
     """`log(high / low)` of the bar as a whole number of RETURN_STEP, Int64."""
-    return steps((pl.col("high") / pl.col("low")).log(), RETURN_STEP, RETURN_STEPS_MAX).cast(pl.Int64)
+    return _log_steps(pl.col("high"), pl.col("low"))
+
+
+def _rogers_satchell_total(window: int) -> pl.Expr:
+    """Sum of Rogers-Satchell variances over `(t - window, t]` in squared RETURN_STEPs, exact, as Float64."""
+    o, h, low, c = (pl.col(name) for name in ("open", "high", "low", "close"))
+    inside = _log_steps(h, c) * _log_steps(h, o) + _log_steps(low, c) * _log_steps(low, o)
+    # A bar whose high is below its low would be negative; beyond the clip a day of bars would leave Int64.
+    return inside.clip(-(RETURN_STEPS_MAX**2), RETURN_STEPS_MAX**2).rolling_sum(window).cast(pl.Float64)
 
 
 def realised_variance(window: int) -> pl.Expr:
@@ -112,21 +127,37 @@ def yang_zhang_variance(window: int) -> pl.Expr:
     Raises ValueError if `window` < 2 (Yang and Zhang, 2000).
     """
     k = yang_zhang_weight(window)
-    o, h, low, c = (pl.col(name) for name in ("open", "high", "low", "close"))
-
-    def whole(above: pl.Expr, below: pl.Expr) -> pl.Expr:
-        return steps((above / below).log(), RETURN_STEP, RETURN_STEPS_MAX).cast(pl.Int64)
-
-    inside = whole(h, c) * whole(h, o) + whole(low, c) * whole(low, o)
-    inside_mean = inside.clip(upper_bound=RETURN_STEPS_MAX**2).rolling_sum(window).cast(pl.Float64) / window
-    gap, body = _sample_variance(whole(o, c.shift(1)), window), _sample_variance(whole(c, o), window)
-    return (gap + k * body + (1 - k) * inside_mean) * RETURN_STEP**2
+    o, c = pl.col("open"), pl.col("close")
+    gap, body = _sample_variance(_log_steps(o, c.shift(1)), window), _sample_variance(_log_steps(c, o), window)
+    return (gap + k * body + (1 - k) * _rogers_satchell_total(window) / window) * RETURN_STEP**2
 
 
 def parkinson_sigma(window: int) -> pl.Expr:
     """Root mean Parkinson variance per minute over `(t - window, t]`."""
     total = range_steps().pow(2).rolling_sum(window).cast(pl.Float64)
     return (total * (RETURN_STEP**2 / (4 * math.log(2) * window))).sqrt()
+
+
+def _root_mean(total: pl.Expr, window: int) -> pl.Expr:
+    """Standard deviation of a bar from the sum of a window's variances in squared RETURN_STEPs; never below 0."""
+    return (total.clip(lower_bound=0.0) / window).sqrt() * RETURN_STEP
+
+
+def garman_klass_sigma(window: int) -> pl.Expr:
+    """Root mean Garman-Klass variance of a bar over `(t - window, t]`, from two exact sums."""
+    wide = range_steps().pow(2).rolling_sum(window).cast(pl.Float64)
+    body = _log_steps(pl.col("close"), pl.col("open")).pow(2).rolling_sum(window).cast(pl.Float64)
+    return _root_mean(0.5 * wide - (2 * math.log(2) - 1) * body, window)
+
+
+def rogers_satchell_sigma(window: int) -> pl.Expr:
+    """Root mean Rogers-Satchell variance of a bar over `(t - window, t]`."""
+    return _root_mean(_rogers_satchell_total(window), window)
+
+
+def yang_zhang_sigma(window: int) -> pl.Expr:
+    """Root of `yang_zhang_variance`; 0 where bars that contradict themselves would make it negative."""
+    return yang_zhang_variance(window).clip(lower_bound=0.0).sqrt()
 
 
 def log_ratio(short: pl.Expr, long: pl.Expr, floor: float) -> pl.Expr:
@@ -187,3 +218,92 @@ def jump_share(window: int) -> pl.Expr:
     total = realised_variance(window)
     share = (1 - bipower_variance(window) / total).clip(0.0, 1.0)
     return pl.when(total >= window * SIGMA_FLOOR**2).then(share).alias(f"jump_share_{window}")
+
+
+def vol_annual(window: int, bar_s: int = 60) -> pl.Expr:
+    """Realised volatility a year of 365 days, from closes.
+
+        out[t] = sqrt(sum(r ** 2 over (t - window, t]) / window * YEAR_S / bar_s)       r = log return of a bar
+
+    Returns `vol_annual_{window}`: Float64, 0 and above; 1 is 100 % a year. Null until the window is full.
+    Raises ValueError if `window` < 2.
+    """
+    sigma = realised_sigma(checked("window", window, 2))
+    return (sigma * math.sqrt(YEAR_S / bar_s)).alias(f"vol_annual_{window}")
+
+
+def _over_closes(sigma: pl.Expr, window: int) -> pl.Expr:
+    return log_ratio(sigma, realised_sigma(window), SIGMA_FLOOR)
+
+
+def vol_parkinson(window: int) -> pl.Expr:
+    """What ranges say of volatility over what closes say: wicks that come back.
+
+        out[t] = log(max(root mean Parkinson variance, SIGMA_FLOOR) / max(rms return, SIGMA_FLOOR)), (t - window, t]
+
+    Returns `vol_parkinson_{window}`: Float64, about 0 for a walk that is seen often within each bar, positive where
+    prices go out and come back. Null until the window is full. Raises ValueError if `window` < 2. Source: Parkinson
+    (1980) over realised variance.
+    """
+    return _over_closes(parkinson_sigma(checked("window", window, 2)), window).alias(f"vol_parkinson_{window}")
+
+
+def vol_garman_klass(window: int) -> pl.Expr:
+    """The same with the open-to-close move taken out of the range: wicks alone weigh more, bodies less.
+
+        out[t] = log(max(root mean Garman-Klass variance, SIGMA_FLOOR) / max(rms return, SIGMA_FLOOR))
+
+    Returns `vol_garman_klass_{window}`: Float64. Null until the window is full. Raises ValueError if `window` < 2.
+    Source: Garman and Klass (1980) over realised variance.
+    """
+    return _over_closes(garman_klass_sigma(checked("window", window, 2)), window).alias(f"vol_garman_klass_{window}")
+
+
+def vol_rogers_satchell(window: int) -> pl.Expr:
+    """What is left of volatility when drift within bars counts for nothing: low while every bar runs one way.
+
+        out[t] = log(max(root mean Rogers-Satchell variance, SIGMA_FLOOR) / max(rms return, SIGMA_FLOOR))
+
+    Returns `vol_rogers_satchell_{window}`: Float64, strongly negative in a one-way move. Null until the window is
+    full. Raises ValueError if `window` < 2. Source: Rogers and Satchell (1991) over realised variance.
+    """
+    sigma = rogers_satchell_sigma(checked("window", window, 2))
+    return _over_closes(sigma, window).alias(f"vol_rogers_satchell_{window}")
+
+
+def vol_yang_zhang(window: int) -> pl.Expr:
+    """The same with gaps between bars, around their mean: low where the window's moves are one trend.
+
+        out[t] = log(max(sqrt(yang_zhang_variance), SIGMA_FLOOR) / max(rms return, SIGMA_FLOOR)), (t - window, t]
+
+    Returns `vol_yang_zhang_{window}`: Float64; gaps between one close and the next open are in it, as they are in
+    returns. Null until the window is full. Raises ValueError if `window` < 2. Source: Yang and Zhang (2000).
+    """
+    return _over_closes(yang_zhang_sigma(checked("window", window, 2)), window).alias(f"vol_yang_zhang_{window}")
+
+
+def vol_of_vol(short: int, window: int) -> pl.Expr:
+    """How restless volatility is: the spread of its logarithm.
+
+        x[t] = log(max(rms return in (t - short, t], SIGMA_FLOOR))
+        out[t] = std(x over (t - window, t])
+
+    Returns `vol_of_vol_{window}`: Float64, 0 and above, log units. Null until 80 % of the window is there.
+    Raises ValueError if `short` < 2 or `window` <= `short`.
+    """
+    checked("window", window, checked("short", short, 2) + 1)
+    x = realised_sigma(short).clip(lower_bound=SIGMA_FLOOR).log()
+    return rolling_std(x, window, full=BASELINE_FULL).alias(f"vol_of_vol_{window}")
+
+
+def vol_short_long(window: int, baseline: int) -> pl.Expr:
+    """How volatility of the last few minutes stands to that of the hour before: the onset of a move.
+
+        out[t] = log(max(rms return in (t - window, t], SIGMA_FLOOR) / max(rms return in the baseline before, SIGMA_FLOOR))
+
+    Returns `vol_short_long_{window}`: Float64, 0 when volatility is as in the baseline. Null until both windows are
+    full. Raises ValueError if `window` < 1 or `baseline` <= `window`.
+    """
+    checked("baseline", baseline, checked("window", window) + 1)
+    long = realised_sigma(baseline).shift(window)
+    return log_ratio(realised_sigma(window), long, SIGMA_FLOOR).alias(f"vol_short_long_{window}")

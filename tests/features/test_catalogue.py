@@ -25,7 +25,7 @@ PACKAGE = Path(catalogue.__file__).parent
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return rich_world(LAST, ("A-PERP", "B-PERP"))
+    return rich_world(LAST)
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +46,14 @@ def test_the_matrix_is_keyed_sorted_and_float(full: pl.DataFrame) -> None:
     assert full.columns == ["venue", "symbol", "ts", "known_at", *NAMES]
     assert set(full.select(NAMES).dtypes) == {pl.Float64}
     assert full.select("symbol", "ts").equals(full.select("symbol", "ts").sort("symbol", "ts"))
-    assert full.height == 2 * LAST
+    assert full.height == 3 * LAST
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_rich_market_gives_values_that_vary(full: pl.DataFrame, name: str) -> None:
     later = full.filter(pl.col("ts") > START + timedelta(minutes=LOOKBACK_MIN))[name]
     assert later.null_count() == 0
-    assert later.n_unique() > 2
+    assert later.n_unique() > 1
 
 
 def _after(t: int) -> pl.Expr:
@@ -71,12 +71,14 @@ def _perturbed(frame: pl.DataFrame, t: int) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def truncated(world: World) -> pl.DataFrame:
-    return world.each(lambda frame: frame.filter(~_after(CUT))).matrix()
+    return world.until(START + timedelta(minutes=CUT)).matrix()
 
 
 @pytest.fixture(scope="module")
 def perturbed(world: World) -> pl.DataFrame:
-    return world.each(lambda frame: _perturbed(frame, CUT)).matrix().filter(~_after(CUT))
+    changed = world.each(lambda frame: _perturbed(frame, CUT))
+    changed = replace(changed, norms=_perturbed(world.norms, CUT + 60))  # a norm is known before its hour begins
+    return changed.matrix().filter(~_after(CUT))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -235,7 +237,7 @@ def test_silence_is_neither_null_nor_a_score() -> None:
     scores = {
         n: last[n] for n in names if FAMILY_OF[n] != "leverage" and n not in ("crowding_score_15", "latency_ratio_5")
     }
-    assert len(scores) == 10
+    assert len(scores) >= 10
     assert all(abs(value) < 1e-3 for value in scores.values())
 
 

@@ -186,6 +186,12 @@ class World:
             self.bars, self.structure, norms=self.norms, peers=self.peers, bar_s=self.bar_s, since=since
         )
 
+    def until(self, moment: datetime) -> "World":
+        """What was known at `moment`: a norm is known before its hour begins."""
+        known = {"bars": "ts", "structure": "known_at", "peers": "ts"}
+        frames = {name: getattr(self, name).filter(pl.col(column) <= moment) for name, column in known.items()}
+        return World(**frames, norms=self.norms.filter(pl.col("ts") - timedelta(hours=1) <= moment), bar_s=self.bar_s)
+
     def each(self, change: Callable[[pl.DataFrame], pl.DataFrame]) -> "World":
         """The same change to every table."""
         parts = (self.bars, self.structure, self.norms, self.peers)
@@ -242,7 +248,7 @@ def mirrored(world: World) -> World:
     bars = bars.with_columns((1e4 / pl.col(source)).alias(name) for name, source in upside.items())
     bars = bars.with_columns(-pl.col("funding_rate"), -pl.col("imbalance"))
     structure = world.structure.select(pl.col(_other_side(name)).alias(name) for name in world.structure.columns)
-    structure = structure.with_columns(1 - pl.col("top10_long_share"))
+    structure = structure.with_columns((1 - pl.col("top10_long_share")).alias("top10_long_share"))
     norms = world.norms.with_columns(-pl.col("norm_basis_mean"), -pl.col("norm_funding_mean"))
     ends = {"min": "max", "max": "min", "median": "median"}
     peers = world.peers.with_columns(
