@@ -102,7 +102,8 @@ def _bring_hours_up_to_date(lake: Lake, venue: str, interval: Interval, built: I
         if last is None:
             continue
         wanted = day.start - (day.start - last) // HOUR * HOUR  # the end of the hour that holds the day's last bar
-        if not hours.get(str(wanted.date()), day.start) >= wanted:
+        held = hours.get(str(day.start.date()), day.start)  # the hour that ends at midnight lies in the next partition
+        if held < min(wanted, day.end - HOUR):
             build_hours(lake, venue, day)
 
 

@@ -153,8 +153,13 @@ def test_bars_are_built_for_what_is_new_and_other_steps_want_bars_of_a_minute(tm
     again = json.loads(cascadeguard("bars", "--lake", "lake", "--json", cwd=tmp_path).stdout)["venues"][0]
     assert (again["rows"], again["interval"]) == (0, "nothing waits")
     (tmp_path / "own.toml").write_text("[bars]\ninterval_s = 300\n")
-    of_other_bars = cascadeguard("features", "--lake", "lake", "--config", "own.toml", cwd=tmp_path)
+    of_five_minutes = cascadeguard("features", "--lake", "lake", "--config", "own.toml", "--json", cwd=tmp_path)
+    assert json.loads(of_five_minutes.stdout)["venues"][0]["bar_s"] == 300
+    of_other_bars = cascadeguard("score", "--lake", "lake", "--config", "own.toml", cwd=tmp_path)
     refused(of_other_bars, "made for bars of 60 s, not of 300 s", "[bars] interval_s")
+    (tmp_path / "own.toml").write_text("[bars]\ninterval_s = 3600\n")
+    of_hours = cascadeguard("features", "--lake", "lake", "--config", "own.toml", cwd=tmp_path)
+    refused(of_hours, "made for bars of 60 or 300 s, not of 3600 s", "[bars] interval_s")
     (tmp_path / "own.toml").write_text("[bars]\ninterval_s = 7\n")
     refused(cascadeguard("bars", "--lake", "lake", "--config", "own.toml", cwd=tmp_path), "must divide 86400")
 
