@@ -10,12 +10,12 @@ import numpy as np
 import polars as pl
 from scipy.special import betainc, gammainc
 
-from features.exact import checked, rolling_mean, rolling_std, rolling_usd, samples_min, standard_score
+from features.exact import checked, once, rolling_mean, rolling_std, rolling_usd, samples_min, standard_score
 from features.feature import Feature, Step
 from features.inputs import DEPTH_FLOOR_USD, FLOW_FLOOR_USD, balance
 
 SIGMA_FLOOR = 0.1  # log-dollars; keeps a burst out of dead silence large but finite
-QUARTILES_SIGMA = 1.349  # quartile range of a normal distribution, in standard deviations
+QUARTILE_SIGMA = 0.6745  # upper quartile of a normal distribution, in standard deviations
 NEAR_WEIGHT_DROPS = ((20, 0.5), (100, 0.25), (200, 0.15), (500, 0.1))  # cumulative bands: by how much the weight falls
 SURPRISE_MAX = 12.0  # -log10 p; beyond it a fitted tail means nothing
 COUNT_MAX = 1_000_000  # cancels of one bar
@@ -92,22 +92,22 @@ def cancel_side(window: int) -> pl.Expr:
 
 
 def cancel_rate_score(window: int, baseline: int) -> pl.Expr:
-    """Robust z of the cancelled value rate: far above the median of its own past, in units of its quartile range.
+    """Robust z of the cancelled value rate: far above the median of its own past, in units of its upper half.
 
         x[t] = log(1 + USD cancelled in (t - window, t]), b = bars (t - window - baseline, t - window]
-        out[t] = (x[t] - median(x[b])) / max((q75(x[b]) - q25(x[b])) / 1.349, SIGMA_FLOOR)
+        out[t] = (x[t] - median(x[b])) / max((q75(x[b]) - median(x[b])) / QUARTILE_SIGMA, SIGMA_FLOOR)
 
     A past that holds a burst of its own does not hide the next one, as it does from a mean and a deviation. Returns
     `cancel_rate_score_{window}`: Float64, standard deviations of a normal distribution. Null where `x[t]` is and until
     80 % of the baseline is there. Raises ValueError if `window` < 1 or `baseline` <= `window`.
     """
     checked("baseline", baseline, checked("window", window) + 1)
-    x = rolling_usd(cancel_usd(), window).log1p()
+    x = once(rolling_usd(cancel_usd(), window).log1p())
     past, least = x.shift(window), samples_min(baseline, 0.8)
-    low, middle, high = (
-        past.rolling_quantile(q, "linear", window_size=baseline, min_samples=least) for q in (0.25, 0.5, 0.75)
+    middle, high = (
+        once(past.rolling_quantile(q, "linear", window_size=baseline, min_samples=least)) for q in (0.5, 0.75)
     )
-    sigma = ((high - low) / QUARTILES_SIGMA).clip(lower_bound=SIGMA_FLOOR)
+    sigma = ((high - middle) / QUARTILE_SIGMA).clip(lower_bound=SIGMA_FLOOR)
     return ((x - middle) / sigma).alias(f"cancel_rate_score_{window}")
 
 
@@ -147,14 +147,17 @@ def cancel_near_share(window: int) -> pl.Expr:
 def _tail_surprise(columns: pl.Series) -> pl.Series:
     """-log10 P(N >= n) of a negative binomial with the mean and variance given; Poisson where that is no wider."""
     count, mean, variance = (columns.struct.field(name).to_numpy() for name in ("count", "mean", "variance"))
-    with np.errstate(all="ignore"):
-        wide = variance > mean * (1 + 1e-9)
-        odds = np.where(wide, mean / variance, 0.5)
-        size = np.where(wide, mean * odds / (1 - odds), 1.0)
-        tail = np.where(wide, betainc(np.maximum(count, 1e-9), size, 1 - odds), gammainc(count, mean))
-        out = np.clip(-np.log10(np.where(count > 0, tail, 1.0)), 0.0, SURPRISE_MAX)
-    known = np.isfinite(count) & np.isfinite(mean) & np.isfinite(variance)
-    return pl.Series(np.where(known, out, np.nan)).fill_nan(None)
+    out = np.where(np.isfinite(count) & np.isfinite(mean) & np.isfinite(variance), 0.0, np.nan)
+    above = count > mean  # below the mean nothing is a burst, and a beta function is dear
+    n, m, v = count[above], mean[above], variance[above]
+    wide = v > m * (1 + 1e-9)
+    tail = np.empty(n.size)
+    odds = m[wide] / v[wide]
+    tail[wide] = betainc(n[wide], m[wide] * odds / (1 - odds), 1 - odds)
+    tail[~wide] = gammainc(n[~wide], m[~wide])
+    with np.errstate(divide="ignore"):
+        out[above] = np.clip(-np.log10(tail), 0.0, SURPRISE_MAX)
+    return pl.Series(out).fill_nan(None)
 
 
 def cancel_tail(window: int, baseline: int) -> pl.Expr:
@@ -162,6 +165,7 @@ def cancel_tail(window: int, baseline: int) -> pl.Expr:
 
         n[t] = orders cancelled in (t - window, t], b = bars (t - window - baseline, t - window]
         out[t] = -log10 P(N >= n[t]), N negative binomial with mean(n[b]) and var(n[b]); Poisson if var <= mean
+        out[t] = 0 where n[t] <= mean(n[b])
 
     Order flow is far more uneven than a Poisson process, which would call every busy minute a miracle. Returns
     `cancel_tail_{window}`: Float64 in [0, SURPRISE_MAX], 2 = one window in a hundred. Null where `n[t]` is, until 80 %
@@ -193,9 +197,9 @@ def cancel_branching(window: int) -> pl.Expr:
     checked("window", window, 10)
     count = pl.col("cancels").clip(upper_bound=COUNT_MAX)
     change = count.diff()
-    noise = -(change * change.shift()).rolling_sum(window).cast(pl.Float64)
+    noise = once(-(change * change.shift()).rolling_sum(window).cast(pl.Float64))
     total = rolling_usd(count, window)
-    dispersion = noise / total
+    dispersion = once(noise / total)
     significant = (dispersion - 1) / math.sqrt(7 / window) > BRANCHING_Z_MIN
     ratio = pl.when(significant).then(1 - 1 / dispersion.sqrt()).otherwise(0.0)
     return pl.when((total > 0) & noise.is_not_null()).then(ratio).alias(f"cancel_branching_{window}")

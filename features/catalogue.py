@@ -12,6 +12,7 @@ from typing import Literal
 import polars as pl
 
 from features import cancels, context, crowding, drift, health, leverage, structural, thin_book
+from features.exact import collecting
 from features.feature import Feature, Step, Tail
 
 CATALOGUE_VERSION = 2
@@ -44,7 +45,18 @@ def catalogue(bar_s: int = 60) -> Catalogue:
     >>> catalogue(60).names == catalogue(300).names
     True
     """
-    step = Step(bar_s)
+    return _built(Step(bar_s))
+
+
+@cache
+def plan(bar_s: int = 60) -> tuple[Catalogue, Mapping[str, pl.Expr]]:
+    """The same catalogue over columns that are computed once, and those columns, inner ones first."""
+    with collecting() as columns:
+        known = _built(Step(bar_s))
+    return known, dict(columns)
+
+
+def _built(step: Step) -> Catalogue:
     return Catalogue(
         {
             "cancels": cancels.family(step),

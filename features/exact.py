@@ -7,12 +7,52 @@ rounds.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import polars as pl
 
 WINDOW_MAX = 1_440  # bars
 STEPS_MAX = 2_500_000  # magnitude at which a value saturates; STEPS_MAX ** 2 * WINDOW_MAX < 2 ** 53
 STEP = 2e-5  # the default step; logarithms saturate at 50
+
+
+# Polars computes a repeated subexpression once only while no rolling window stands above it.
+_ONCE: ContextVar[list[tuple[str, pl.Expr]] | None] = ContextVar("once", default=None)
+
+
+def once(x: pl.Expr) -> pl.Expr:
+    """`x`, to be computed once: inside `collecting` the column that stands for it, else `x` itself.
+
+    A score reads its input three times, and several features read the same rolling sum: as columns they are computed
+    one time each. What a feature says is the same either way.
+    """
+    found = _ONCE.get()
+    if found is None:
+        return x
+    for name, known in found:
+        if known.meta.eq(x):
+            return pl.col(name)
+    found.append((f"once_{len(found)}", x))
+    return pl.col(found[-1][0])
+
+
+@contextmanager
+def collecting() -> Iterator[list[tuple[str, pl.Expr]]]:
+    """Expressions built inside read columns in place of what `once` marks; yields those columns, inner ones first.
+
+    >>> with collecting() as columns:
+    ...     y = once(once(pl.col("x") + 1) * 2) - once(pl.col("x") + 1)
+    >>> [name for name, _ in columns], sorted(y.meta.root_names())
+    (['once_0', 'once_1'], ['once_0', 'once_1'])
+    """
+    found: list[tuple[str, pl.Expr]] = []
+    token = _ONCE.set(found)
+    try:
+        yield found
+    finally:
+        _ONCE.reset(token)
 
 
 def checked(name: str, minutes: int, least: int = 1) -> int:
@@ -54,7 +94,7 @@ def samples_min(window: int, full: float = 1.0) -> int:
 
 def rolling_usd(usd: pl.Expr, window: int) -> pl.Expr:
     """Exact sum over `(t - window, t]` of an Int64 column, as Float64; null until full and where one is null."""
-    return usd.rolling_sum(window).cast(pl.Float64)
+    return once(usd.rolling_sum(window).cast(pl.Float64))
 
 
 def _mean(whole: pl.Expr, window: int, full: float) -> pl.Expr:
@@ -68,12 +108,12 @@ def rolling_mean(x: pl.Expr, window: int, *, step: float = STEP, full: float = 1
     >>> frame.select(rolling_mean(pl.col("x"), 2).round(9))["x"].to_list()
     [None, 1.5, 3.0]
     """
-    return _mean(steps(x, step), window, full) * step
+    return once(_mean(steps(x, step), window, full) * step)
 
 
 def rolling_rms(x: pl.Expr, window: int, *, step: float = STEP, full: float = 1.0) -> pl.Expr:
     """Root mean square of `x` over `(t - window, t]`, exact in steps of `step`; null below `full` of the window."""
-    return _mean(steps(x, step).pow(2), window, full).sqrt() * step
+    return once(_mean(steps(x, step).pow(2), window, full).sqrt() * step)
 
 
 def rolling_std(x: pl.Expr, window: int, *, step: float = STEP, full: float = 1.0) -> pl.Expr:
@@ -85,9 +125,9 @@ def rolling_std(x: pl.Expr, window: int, *, step: float = STEP, full: float = 1.
     >>> frame.select(rolling_std(pl.col("x"), 3).round(6))["x"].to_list()
     [None, None, 1.527525]
     """
-    whole = steps(x, step)
+    whole = once(steps(x, step))
     variance = _mean(whole.pow(2), window, full) - _mean(whole, window, full).pow(2)
-    return variance.clip(lower_bound=0.0).sqrt() * (step * math.sqrt(window / (window - 1)))
+    return once(variance.clip(lower_bound=0.0).sqrt() * (step * math.sqrt(window / (window - 1))))
 
 
 def standard_score(
@@ -101,6 +141,7 @@ def standard_score(
     `sigma_floor` is in units of `x` and keeps a score out of silence large but finite. Null where `x[t]` is null or
     less than `full` of the baseline is there.
     """
-    past = x.shift(lag)
+    now = once(x)
+    past = now.shift(lag)
     sigma = rolling_std(past, baseline, step=step, full=full).clip(lower_bound=sigma_floor)
-    return (x - rolling_mean(past, baseline, step=step, full=full)) / sigma
+    return once((now - rolling_mean(past, baseline, step=step, full=full)) / sigma)

@@ -7,16 +7,17 @@ empty bars between them that no window reaches across. A run that needs only the
 no more bars than its lookback asks for: features are grouped by it, and each group reads its own tail of the bars.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
+from types import MappingProxyType
 
 import polars as pl
 
 from features import ladder, market
-from features.catalogue import Catalogue, catalogue
-from features.exact import finite
+from features.catalogue import Catalogue, catalogue, plan
+from features.exact import collecting, finite
 from features.faults import HEALTH_SCHEMA, health_exprs, input_health
 from features.feature import BAR_S_CHOICES, Step
 from features.inputs import SCHEMA, usable, usable_exprs
@@ -26,7 +27,13 @@ from features.schema import MEASURES, Bars, Structure, polars_schema
 
 STACK_ROWS = 200_000  # bars computed at once: bounds memory, whatever the number of symbols
 STRUCTURE_AGE_MIN_MAX = 90  # an older snapshot of positions is no longer used
-TIERS_MIN = (0, 15, 90, 320)  # features are grouped by the least of these, or their longest, that holds their lookback
+TIERS_MIN = (
+    0,
+    15,
+    90,
+    280,
+    512,
+)  # features are grouped by the least of these, or their longest, that holds their lookback
 KEY = ("venue", "symbol", "ts", "known_at")
 _STRUCTURE_COLUMNS = tuple(
     name for name in polars_schema(Structure).names() if name not in ("venue", "symbol", "ts", "known_at")
@@ -121,11 +128,12 @@ def _with_peers(bars: pl.DataFrame, peers: pl.DataFrame | None) -> pl.DataFrame:
 
 def _with_market(inputs: Inputs) -> Inputs:
     """What all symbols together said, from `since` on where it is given."""
-    asked = market.inputs(inputs.step)
+    with collecting() as columns:
+        asked = market.inputs(inputs.step)
     start = None if inputs.since is None else inputs.since - timedelta(minutes=market.LOOKBACK_MIN)
     earlier = replace(inputs, since=start)
     lookback_min = max((minutes for _, minutes in asked), default=0)
-    told = _computed(earlier, [expr for expr, _ in asked], lookback_min)
+    told = _computed(earlier, [expr for expr, _ in asked], lookback_min, dict(columns))
     return replace(inputs, market=market.market_rows(told, inputs.step))
 
 
@@ -145,34 +153,61 @@ def _stacks(parts: Sequence[pl.DataFrame], spacer_rows: int) -> Iterator[pl.Data
             yield pl.concat(some)
 
 
-def _computed(inputs: Inputs, exprs: Sequence[pl.Expr], lookback_min: int) -> pl.DataFrame:
+def _computed(
+    inputs: Inputs, exprs: Sequence[pl.Expr], lookback_min: int, columns: Mapping[str, pl.Expr] = MappingProxyType({})
+) -> pl.DataFrame:
     """`symbol, ts` and `exprs` for the bars after `since` (all without one), from as many bars as they look back on.
 
-    Symbols with enough bars before `since` need no empty bars between them: a window that reaches into the symbol
-    before belongs to a bar that is not asked for.
+    `columns` are computed first where `exprs` read them. Symbols with enough bars before `since` need no empty bars
+    between them: a window that reaches into the symbol before belongs to a bar that is not asked for.
     """
-    roots = {name for expr in exprs for name in expr.meta.root_names()}
-    rows, back = inputs.read(roots, lookback_min), inputs.step.back(lookback_min)
+    levels = _levels(exprs, columns)
+    roots = {name for level in (*levels, exprs) for expr in level for name in expr.meta.root_names()}
+    rows, back = inputs.read(roots - set(columns), lookback_min), inputs.step.back(lookback_min)
     if inputs.since is None or rows.is_empty():
-        return _on_stacks(rows, exprs, back, pl.lit(True))
+        return _on_stacks(rows, levels, exprs, back, pl.lit(True))
     wanted = pl.col("ts") > inputs.since
     before = rows.group_by("symbol", maintain_order=True).agg((~wanted).sum().alias("rows"))
     short = before.filter(pl.col("rows") < back)["symbol"]
     if short.is_empty():
-        return _on_stacks(rows, exprs, 0, wanted)
+        return _on_stacks(rows, levels, exprs, 0, wanted)
     young = pl.col("symbol").is_in(short.implode())
-    parts = [_on_stacks(rows.filter(~young), exprs, 0, wanted), _on_stacks(rows.filter(young), exprs, back, wanted)]
-    return pl.concat(parts).sort("symbol", "ts")
+    old = _on_stacks(rows.filter(~young), levels, exprs, 0, wanted)
+    return pl.concat([old, _on_stacks(rows.filter(young), levels, exprs, back, wanted)]).sort("symbol", "ts")
 
 
-def _on_stacks(rows: pl.DataFrame, exprs: Sequence[pl.Expr], spacer_rows: int, wanted: pl.Expr) -> pl.DataFrame:
+def _levels(exprs: Sequence[pl.Expr], columns: Mapping[str, pl.Expr]) -> list[list[pl.Expr]]:
+    """The `columns` that `exprs` read, directly or through others, in steps that read earlier ones alone."""
+    level: dict[str, int] = {}
+    needed = {name for expr in exprs for name in expr.meta.root_names() if name in columns}
+    for name, expr in list(columns.items())[::-1]:
+        if name in needed:
+            needed.update(root for root in expr.meta.root_names() if root in columns)
+    for name, expr in columns.items():
+        if name in needed:
+            level[name] = 1 + max((level[root] for root in expr.meta.root_names() if root in level), default=-1)
+    return [
+        [columns[name].alias(name) for name, place in level.items() if place == step]
+        for step in range(max(level.values(), default=-1) + 1)
+    ]
+
+
+def _on_stacks(
+    rows: pl.DataFrame, levels: Sequence[Sequence[pl.Expr]], exprs: Sequence[pl.Expr], spacer_rows: int, wanted: pl.Expr
+) -> pl.DataFrame:
     """`symbol, ts` and `exprs` where `wanted`; `rows` by symbol and ts."""
     parts = rows.partition_by("symbol", maintain_order=True) if spacer_rows else _slices(rows)
-    kept = wanted & pl.col("symbol").is_not_null()
-    found = [
-        stack.lazy().select("symbol", "ts", *exprs).filter(kept).collect() for stack in _stacks(parts, spacer_rows)
-    ]
-    return pl.concat(found) if found else rows.lazy().select("symbol", "ts", *exprs).collect()
+    found = [_planned(stack, levels, exprs, wanted).collect() for stack in _stacks(parts, spacer_rows)]
+    return pl.concat(found) if found else _planned(rows, levels, exprs, wanted).collect()
+
+
+def _planned(
+    stack: pl.DataFrame, levels: Sequence[Sequence[pl.Expr]], exprs: Sequence[pl.Expr], wanted: pl.Expr
+) -> pl.LazyFrame:
+    lazy = stack.lazy()
+    for level in levels:
+        lazy = lazy.with_columns(level)
+    return lazy.select("symbol", "ts", *exprs).filter(wanted & pl.col("symbol").is_not_null())
 
 
 def _slices(rows: pl.DataFrame) -> list[pl.DataFrame]:
@@ -253,7 +288,8 @@ def features_and_health(
     key = newest.select("venue", "symbol", "ts").join(
         _known_at(ordered, known, step, since), on="ts", how="left", maintain_order="left"
     )
-    parts = [_computed(inputs, exprs, tier).drop("symbol", "ts") for tier, exprs in _tiers(known).items()]
+    planned, columns = plan(bar_s)
+    parts = [_computed(inputs, exprs, tier, columns).drop("symbol", "ts") for tier, exprs in _tiers(planned).items()]
     matrix = pl.concat([key, *parts], how="horizontal").select(*KEY, *known.names)
     return matrix, input_health(_with_structure(newest, beside.structure))
 

@@ -5,11 +5,12 @@ Depth features need a book feed; Amihud, Kyle and range features read the same f
 """
 
 import math
+from functools import reduce
 from typing import Literal
 
 import polars as pl
 
-from features.exact import checked, rolling_mean, rolling_usd, standard_score, steps
+from features.exact import checked, once, rolling_mean, rolling_usd, standard_score, steps
 from features.feature import Feature, Step
 from features.inputs import DEPTH_FLOOR_USD, FLOW_FLOOR_USD, balance
 from features.leverage import fuel_over_depth
@@ -38,7 +39,8 @@ def _log_depth(side: Side) -> pl.Expr:
 
 def _worse(bid: pl.Expr, ask: pl.Expr) -> pl.Expr:
     """The larger of two, null where either is null."""
-    return (bid + ask + (bid - ask).abs()) / 2
+    one, two = once(bid), once(ask)
+    return (one + two + (one - two).abs()) / 2
 
 
 def depth_drop(baseline: int) -> pl.Expr:
@@ -136,7 +138,7 @@ def _slope(window: int) -> pl.Expr:
     product, mean_r, mean_q, mean_q2 = (x.rolling_mean(window) for x in (r * q, r, q, q.pow(2)))
     covariance = (product - mean_r * mean_q) * (MOVE_STEP_BPS * FLOW_STEP)
     variance = (mean_q2 - mean_q.pow(2)).clip(lower_bound=0.0) * FLOW_STEP**2
-    return covariance / (variance + FLOW_VARIANCE_FLOOR)
+    return once(covariance / (variance + FLOW_VARIANCE_FLOOR))
 
 
 def kyle_slope(window: int) -> pl.Expr:
@@ -279,23 +281,32 @@ def volume_imbalance(window: int) -> pl.Expr:
 # --- walking the book ---
 
 
-def _cumulative(side: Side) -> list[pl.Expr]:
-    """Depth within each of DEPTH_BANDS_BPS, never less than within a nearer one."""
-    columns = [pl.col(f"depth_{side}_{band}bps_usd") for band in DEPTH_BANDS_BPS]
-    held = pl.all_horizontal(column.is_not_null() for column in columns)
-    return [pl.when(held).then(pl.max_horizontal(columns[: place + 1])) for place in range(len(columns))]
+def _rings(side: Side) -> list[pl.Expr]:
+    """Dollars of each ring between neighbouring DEPTH_BANDS_BPS; a band that tells less than a nearer one adds none."""
+    columns = [pl.col(f"depth_{side}_{band}bps_usd").cast(pl.Float64) for band in DEPTH_BANDS_BPS]
+    inner: pl.Expr = pl.lit(0.0)
+    found = []
+    for column in columns:
+        ring = (column - inner).clip(lower_bound=0.0)
+        found.append(ring)
+        inner = inner + ring
+    return found
+
+
+def _held(side: Side) -> pl.Expr:
+    """Dollars within the widest band."""
+    first, *others = _rings(side)
+    return reduce(lambda total, ring: total + ring, others, first)
 
 
 def _walk_bps(side: Side, usd: int) -> pl.Expr:
-    """Average distance in bps of the nearest `usd` dollars of one side; within a band they lie evenly."""
-    cost, near_usd, near_bps = pl.lit(0.0), pl.lit(0.0), 0
-    for band, upto in zip(DEPTH_BANDS_BPS, _cumulative(side), strict=True):
-        ring = upto - near_usd
-        taken = (usd - near_usd).clip(0.0, ring.cast(pl.Float64))
-        share = pl.when(ring > 0).then(taken / ring).otherwise(0.0)
-        cost = cost + taken * (near_bps + (band - near_bps) * share / 2)
-        near_usd, near_bps = upto, band
-    filled = near_usd.clip(upper_bound=usd)
+    """Average distance in bps of the nearest `usd` dollars of one side; within a ring they lie evenly."""
+    cost, inner, near_bps = pl.lit(0.0), pl.lit(0.0), 0
+    for band, ring in zip(DEPTH_BANDS_BPS, _rings(side), strict=True):
+        taken = (usd - inner).clip(0.0, ring)
+        cost = cost + taken * (near_bps + (band - near_bps) / 2 * taken / ring.clip(lower_bound=1.0))
+        inner, near_bps = inner + ring, band
+    filled = inner.clip(upper_bound=usd)
     return pl.when(filled > 0).then(cost / filled)
 
 
@@ -320,7 +331,7 @@ def slippage_short(usd: int) -> pl.Expr:
     """
     if usd < 1:
         raise ValueError(f"usd must be at least 1, was {usd}")
-    return _worse(*(1 - (_cumulative(side)[-1] / usd).clip(0.0, 1.0) for side in SIDES)).alias(f"slip_{usd}_short")
+    return _worse(*(1 - (_held(side) / usd).clip(0.0, 1.0) for side in SIDES)).alias(f"slip_{usd}_short")
 
 
 def resilience(window: int, bar_min: float) -> pl.Expr:

@@ -38,8 +38,8 @@ def cancel_rate_score_15(past: Past, t: int) -> Value:
     kept = told([_log1p(_cancelled(past, i, m(15))) for i in range(t - m(15) - m(240) + 1, t - m(15) + 1)])
     if now is None or kept is None:
         return None
-    low, middle, high = np.quantile(kept, [0.25, 0.5, 0.75])
-    return float((now - middle) / max((high - low) / 1.349, 0.1))
+    middle, high = np.quantile(kept, [0.5, 0.75])
+    return float((now - middle) / max((high - middle) / 0.6745, 0.1))
 
 
 def cancel_tail_5(past: Past, t: int) -> Value:
@@ -52,6 +52,8 @@ def cancel_tail_5(past: Past, t: int) -> Value:
     middle, width = mean(before, 0.8), spread(before)
     if now is None or middle is None or width is None or middle == 0:
         return None
+    if now <= middle:
+        return 0.0
     if width**2 > middle:
         p = middle / width**2
         log10 = stats.nbinom.logsf(now - 1, middle * p / (1 - p), p) / math.log(10)
