@@ -107,7 +107,7 @@ def cancel_rate_score(window: int, baseline: int) -> pl.Expr:
     middle, high = (
         once(past.rolling_quantile(q, "linear", window_size=baseline, min_samples=least)) for q in (0.5, 0.75)
     )
-    sigma = ((high - middle) / QUARTILE_SIGMA).clip(lower_bound=SIGMA_FLOOR)
+    sigma = ((high - middle) * (1 / QUARTILE_SIGMA)).clip(lower_bound=SIGMA_FLOOR)
     return ((x - middle) / sigma).alias(f"cancel_rate_score_{window}")
 
 
@@ -200,7 +200,7 @@ def cancel_branching(window: int) -> pl.Expr:
     noise = once(-(change * change.shift()).rolling_sum(window).cast(pl.Float64))
     total = rolling_usd(count, window)
     dispersion = once(noise / total)
-    significant = (dispersion - 1) / math.sqrt(7 / window) > BRANCHING_Z_MIN
+    significant = (dispersion - 1) * math.sqrt(window / 7) > BRANCHING_Z_MIN
     ratio = pl.when(significant).then(1 - 1 / dispersion.sqrt()).otherwise(0.0)
     return pl.when((total > 0) & noise.is_not_null()).then(ratio).alias(f"cancel_branching_{window}")
 

@@ -80,7 +80,7 @@ def steps(x: pl.Expr, step: float = STEP, limit: int = STEPS_MAX) -> pl.Expr:
     >>> frame.select(steps(pl.col("x")))["x"].to_list()
     [25000.0, None, -2500000.0]
     """
-    return (x / step).clip(-limit, limit).round()
+    return (x * (1 / step)).clip(-limit, limit).round()
 
 
 def samples_min(window: int, full: float = 1.0) -> int:

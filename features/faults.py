@@ -19,6 +19,7 @@ from features.inputs import (
     QUOTE_AGE_S_MAX,
     book_crossed_now,
     book_frozen_now,
+    implausible,
 )
 from features.schema import UTC_US
 
@@ -41,6 +42,9 @@ INPUT_SCHEMA = pl.Schema(
     {f"{name.replace(' ', '_')}_age_s": pl.Float64() for name, (_, age) in INPUTS.items() if age is not None}
     | {f"{name.replace(' ', '_')}_fault": pl.String() for name in INPUTS}
 )
+REASON_SCHEMA = pl.Schema(
+    {"venue": pl.String(), "symbol": pl.String(), "ts": UTC_US, "feature": pl.String(), "reason": pl.String()}
+)
 HEALTH_SCHEMA = pl.Schema({"venue": pl.String(), "symbol": pl.String(), "ts": UTC_US} | dict(INPUT_SCHEMA))
 
 
@@ -59,18 +63,21 @@ def _stale(name: str) -> pl.Expr | None:
 
 
 def _fault(name: str) -> pl.Expr:
-    """The first that applies: crossed, frozen (of the book), absent, stale; null for a usable input."""
+    """The first that applies: crossed, frozen (of the book), absent, implausible, stale; null for a usable input."""
     column, _ = INPUTS[name]
     stale = _stale(name)
-    faults = {"absent": pl.col(column).is_null()} | ({} if stale is None else {"stale": stale})
+    faults = {"absent": pl.col(column).is_null(), "implausible": implausible(column)}
+    faults |= {} if stale is None else {"stale": stale}
     if name == "depth":
         faults = {"crossed": book_crossed_now(), "frozen": book_frozen_now()} | faults
+    if name == "structure":  # one that is too old is not joined, but its age is
+        faults = {"stale": pl.col(column).is_null() & pl.col("structure_age_s").is_not_null()} | faults
     told = (pl.when(applies).then(pl.lit(fault)) for fault, applies in faults.items())
     return pl.coalesce(*told).alias(f"{name.replace(' ', '_')}_fault")
 
 
 def input_health(bars: pl.DataFrame) -> pl.DataFrame:
-    """`venue, symbol, ts`, per input its age and its fault: crossed, frozen, absent, stale, or null for none.
+    """`venue, symbol, ts`, per input its age and its fault: crossed, frozen, absent, implausible, stale, or null.
 
     `bars` are raw bars with the columns of the structure that was known and `structure_age_s` joined to them. Ages are
     seconds, at most a day, null where nothing was ever there.
@@ -127,7 +134,7 @@ _TRADES = (
 def _source(column: str) -> tuple[str, ...]:
     if column in _TRADES:
         return ("trades",)
-    if column in ("venue", "symbol", "ts", "known_at") or column.startswith(("book_rows", "rows_")):
+    if column in ("venue", "symbol", "ts", "known_at") or column.startswith(("book_rows", "book_gaps", "rows_")):
         return ()
     return (next((name for prefix, name in _PREFIXES if column.startswith(prefix)), "structure"),)
 
@@ -135,39 +142,41 @@ def _source(column: str) -> tuple[str, ...]:
 def null_reasons(matrix: pl.DataFrame, health: pl.DataFrame, features: Sequence[Feature]) -> pl.DataFrame:
     """`venue, symbol, ts, feature, reason` of every null of `features` in `matrix`, one row each.
 
-    The reason is the latest fault among the feature's inputs within its lookback, such as "depth frozen"; else
-    "history shorter than the window" where there are fewer bars before, else "not defined here" (a ratio of nothing,
-    too few samples). `health` must reach back as far as the reasons are asked for. Rows in the order of matrix.
+    The reason is the latest fault among the feature's inputs within its lookback, such as "depth frozen" (of faults of
+    one bar that of the input it reads first); else "history shorter than the window" where there are fewer bars before;
+    else "too little known of norms" and the like where it reads more than bars; else "not defined here": a ratio of
+    nothing, too few samples, a column missing of an input that is there. `health` must reach back as far as the reasons
+    are asked for. Rows feature by feature, in the order of `matrix`.
     """
-    names = [name.replace(" ", "_") for name in INPUTS]
-    last = [
-        part
-        for name in names
-        for part in (
-            pl.when(pl.col(f"{name}_fault").is_not_null()).then("ts").forward_fill().over("symbol").alias(f"{name}_at"),
-            pl.col(f"{name}_fault").forward_fill().over("symbol").alias(f"{name}_last"),
-        )
-    ]
-    first = pl.col("ts").min().over("symbol").alias("first_ts")
-    seen = health.sort("symbol", "ts").with_columns(first, *last)
-    joined = matrix.join(seen, on=list(KEY), how="left", maintain_order="left")
-    found = [_reasons(joined, feature) for feature in features]
-    return pl.concat(found) if found else _reasons(joined.head(0), Feature("none", pl.col("ts"), 0))
+    seen = health.sort("symbol", "ts").select(*KEY, pl.col("ts").min().over("symbol").alias("first_ts"), *_latest())
+    bars = matrix.select(KEY).join(seen, on=list(KEY), how="left", maintain_order="left")
+    found = [_reasons(bars, matrix[feature.name], feature) for feature in features]
+    return pl.concat(found) if found else pl.DataFrame(schema=REASON_SCHEMA)
 
 
-def _reasons(joined: pl.DataFrame, feature: Feature) -> pl.DataFrame:
+def _latest() -> list[pl.Expr]:
+    """Per input, when it last had a fault up to each bar, and which."""
+    parts: list[pl.Expr] = []
+    for name in INPUTS:
+        fault = pl.col(f"{name.replace(' ', '_')}_fault")
+        told = pl.lit(f"{name} ") + fault
+        parts.append(pl.when(fault.is_not_null()).then("ts").forward_fill().over("symbol").alias(f"{name} at"))
+        parts.append(told.forward_fill().over("symbol").cast(pl.Categorical).alias(f"{name} told"))
+    return parts
+
+
+def _reasons(bars: pl.DataFrame, values: pl.Series, feature: Feature) -> pl.DataFrame:
     since = pl.col("ts") - timedelta(minutes=feature.lookback_min)
-    known = [name for name in inputs_read(feature) if name in INPUTS]
-    told: list[pl.Expr] = []
-    for name in known:
-        column = name.replace(" ", "_")
-        recent = pl.col(f"{column}_at") >= since
-        told.append(pl.when(recent).then(pl.lit(f"{name} ") + pl.col(f"{column}_last")))
-    others = [name for name in inputs_read(feature) if name not in INPUTS]
+    read = inputs_read(feature)
+    known, others = [name for name in read if name in INPUTS], [name for name in read if name not in INPUTS]
+    newest = pl.max_horizontal(f"{name} at" for name in known) if known else pl.lit(None, dtype=UTC_US)
+    told = [pl.when(pl.col(f"{name} at") == newest).then(pl.col(f"{name} told").cast(pl.String)) for name in known]
+    fault = pl.when(newest >= since).then(pl.coalesce(told)) if told else pl.lit(None, dtype=pl.String)
     rest = (
         pl.when(pl.col("first_ts") > since)
         .then(pl.lit("history shorter than the window"))
         .otherwise(pl.lit(f"too little known of {', '.join(others)}" if others else "not defined here"))
     )
-    nulls = joined.filter(pl.col(feature.name).is_null()) if feature.name in joined.columns else joined
-    return nulls.select(*KEY, feature=pl.lit(feature.name), reason=pl.coalesce(*told, rest))
+    columns = [*KEY, "first_ts", *(f"{name} {what}" for name in known for what in ("at", "told"))]
+    nulls = bars.select(columns).filter(values.is_null())
+    return nulls.select(*KEY, feature=pl.lit(feature.name), reason=pl.coalesce(fault, rest))

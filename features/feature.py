@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 Tail = Literal["high", "low", "both"]  # which tail means risk
-Mirror = Literal["same", "flip"]  # what happens where bids and asks, longs and shorts, rises and falls change places
+# what happens where bids and asks, longs and shorts, rises and falls change places
+Mirror = Literal["same", "flip", "none"]
 Scale = Literal["same", "log", "-log", "1/root", "stated"]  # what happens where every amount of dollars is multiplied
 
 BAR_S_CHOICES = (60, 300)
@@ -18,7 +19,8 @@ class Feature(NamedTuple):
     """One feature of the catalogue.
 
     `lookback_min`: the value at `t` depends on the bars in `[t - lookback_min, t]` and on no other.
-    `mirror`: the value of the mirrored market is the same, or has the other sign.
+    `mirror`: the value of the mirrored market is the same, or has the other sign, or (`none`) neither: the formula
+    holds a constant with a side, such as the interest that longs owe at a neutral price.
     `scale`: with every amount of dollars (flows, depth, open interest, positions) multiplied by k, far above the
     floors, the value stays the `same`, gains log(k) (`log`), loses it (`-log`), is divided by the square root of k
     (`1/root`), or is compared with an amount that is stated in dollars (`stated`).

@@ -89,6 +89,31 @@ def rows_refused(window: int) -> pl.Expr:
     return rolling_usd(pl.col("rows_refused"), checked("window", window)).log1p().alias(f"rows_refused_{window}")
 
 
+def book_gaps(window: int) -> pl.Expr:
+    """Losses of book messages that ended in `(t - window, t]`, by their sequence numbers: `log(1 + count)`.
+
+    Returns `book_gaps_{window}`: Float64, 0 when none. Null until the window is full and where it holds a null.
+    Raises ValueError if `window` < 1.
+    """
+    return rolling_usd(pl.col("book_gaps"), checked("window", window)).log1p().alias(f"book_gaps_{window}")
+
+
+def quote_age_s() -> pl.Expr:
+    """Age of the best bid and ask in seconds, at most a day.
+
+    Returns `quote_age_s`: Float64. Null without quotes.
+    """
+    return _age("quote_age_s").alias("quote_age_s")
+
+
+def structure_age_min() -> pl.Expr:
+    """Age of the newest known snapshot of positions in minutes, at most a day; also of one too old to be used.
+
+    Returns `structure_age_min`: Float64. Null where there never was one.
+    """
+    return (_age("structure_age_s") * (1 / 60)).alias("structure_age_min")
+
+
 def family(step: Step) -> tuple[Feature, ...]:
     """The features of this family."""
     m = step.bars
@@ -100,4 +125,7 @@ def family(step: Step) -> tuple[Feature, ...]:
         Feature("book_frozen_5", book_frozen(m(5)), 4),
         Feature("feed_stale_s", feed_stale_s(), 0),
         Feature("rows_refused_5", rows_refused(m(5)), 4),
+        Feature("book_gaps_5", book_gaps(m(5)), 4),
+        Feature("quote_age_s", quote_age_s(), 0),
+        Feature("structure_age_min", structure_age_min(), 0),
     )

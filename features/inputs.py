@@ -50,6 +50,17 @@ def _plausible(name: str, dtype: pl.DataType) -> pl.Expr | None:
     return pl.when(allowed).then(col).alias(name)
 
 
+def implausible(name: str) -> pl.Expr:
+    """Whether raw column `name` holds a value that `usable` turns into null for being impossible.
+
+    >>> pl.DataFrame({"mark": [1.0, -1.0, None]}).select(implausible("mark"))["mark"].to_list()
+    [False, True, False]
+    """
+    checked = _plausible(name, SCHEMA[name])
+    kept = pl.col(name) if checked is None else checked
+    return pl.col(name).is_not_null() & kept.is_null()
+
+
 def _refused_now(rows: str) -> pl.Expr:
     return ((pl.col(rows) > 0) & (pl.col("depth_age_s") > REFUSED_AGE_S).fill_null(True)).fill_null(False)
 

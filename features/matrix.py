@@ -35,6 +35,7 @@ TIERS_MIN = (
     512,
 )  # features are grouped by the least of these, or their longest, that holds their lookback
 KEY = ("venue", "symbol", "ts", "known_at")
+FILTER_LAST = pl.QueryOptFlags(predicate_pushdown=False)  # see `_planned`
 _STRUCTURE_COLUMNS = tuple(
     name for name in polars_schema(Structure).names() if name not in ("venue", "symbol", "ts", "known_at")
 )
@@ -197,14 +198,21 @@ def _on_stacks(
 ) -> pl.DataFrame:
     """`symbol, ts` and `exprs` where `wanted`; `rows` by symbol and ts."""
     parts = rows.partition_by("symbol", maintain_order=True) if spacer_rows else _slices(rows)
-    found = [_planned(stack, levels, exprs, wanted).collect() for stack in _stacks(parts, spacer_rows)]
-    return pl.concat(found) if found else _planned(rows, levels, exprs, wanted).collect()
+    stacks = _stacks(parts, spacer_rows) if parts else [rows]
+    plans = (_planned(stack, levels, exprs, wanted) for stack in stacks)
+    return pl.concat([plan.collect(engine="in-memory", optimizations=FILTER_LAST) for plan in plans])
 
 
 def _planned(
     stack: pl.DataFrame, levels: Sequence[Sequence[pl.Expr]], exprs: Sequence[pl.Expr], wanted: pl.Expr
 ) -> pl.LazyFrame:
-    lazy = stack.lazy()
+    """`symbol, ts` and `exprs` of the rows of `stack` that are `wanted`, to be collected in memory with FILTER_LAST.
+
+    Polars evaluates arithmetic piece by piece, and divides a piece of one row by a constant where it multiplies a
+    longer one with the inverse. In one chunk with an empty row to spare, which the streaming engine and an early filter
+    would cut up again, no last bit depends on the batch.
+    """
+    lazy = pl.concat([stack, stack.clear(1)]).rechunk().lazy()
     for level in levels:
         lazy = lazy.with_columns(level)
     return lazy.select("symbol", "ts", *exprs).filter(wanted & pl.col("symbol").is_not_null())

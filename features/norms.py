@@ -8,7 +8,8 @@ rows where a rolling window would need a week of bars.
     mean[m], sd  = over all bars of the same hour of the DAYS days before that told m
     day_sd       = standard deviation of the hourly means between those days, days = their number
 
-A norm holds for the bars of one hour, `(ts, ts + 1 h]`. All of it was known 23 hours before.
+A norm is stamped with the end of its hour and holds for the bars in `(ts - 1 h, ts]`. All of it was known 23 hours
+before the first of them.
 """
 
 from typing import Final
@@ -16,7 +17,7 @@ from typing import Final
 import polars as pl
 
 from features.crowding import basis_now, funding_rate_annual
-from features.exact import steps
+from features.exact import finite, steps
 from features.inputs import DEPTH_FLOOR_USD, FLOW_FLOOR_USD
 from features.schema import MEASURES, Hours, polars_schema
 
@@ -36,7 +37,8 @@ def _thinner(band_bps: int) -> pl.Expr:
 
 
 def measure(name: str) -> pl.Expr:
-    """One of `MEASURES` of a bar, over the columns of usable bars; null where its input is.
+    """One of `MEASURES` of a bar, over the columns of usable bars; null where its input is, and where
+    it has no logarithm: a spread below zero, a high below the low.
 
     depth    log(thinner side within 100 bps + DEPTH_FLOOR_USD)      touch    the same within 20 bps
     spread   log(spread in bps + SPREAD_FLOOR_BPS)                   volume   log(USD traded + FLOW_FLOOR_USD)
@@ -52,16 +54,16 @@ def measure(name: str) -> pl.Expr:
         "volume": (pl.col("volume_usd") + FLOW_FLOOR_USD).log(),
         "cancels": (cancelled + FLOW_FLOOR_USD).log(),
         "range": (width + RANGE_FLOOR_BPS).log(),
-        "basis": basis_now() / 100,
+        "basis": basis_now() * 0.01,
         "funding": 10 * funding_rate_annual(),
     }
-    return formulas[name]
+    return finite(formulas[name])
 
 
 def hours_of(bars: pl.DataFrame) -> pl.DataFrame:
     """Usable bars of one venue to the shape of `Hours`: one row per symbol and hour that holds a bar.
 
-    Sums are exact, so that no order of bars changes them. Empty for no bars.
+    Sums are exact, so that no order of bars changes them; a faulty bar is left out. Empty for no bars.
     """
     whole = {name: steps(measure(name), STEP, STEPS_MAX).cast(pl.Int64) for name in MEASURES}
     told = bars.lazy().select("venue", "symbol", hour_end("ts"), **whole)
@@ -94,9 +96,13 @@ def norms_of(hours: pl.DataFrame, wanted: pl.DataFrame, bar_s: int = 60) -> pl.D
     """The norms of `wanted` (venue, symbol, ts = end of an hour) from `hours` of the DAYS days before each.
 
     Returns venue, symbol, ts and per measure m `{m}_mean`, `{m}_sd` (Float64, in the measure's unit), `{m}_day_sd`,
-    `{m}_days`, all prefixed `norm_`. Mean and sd are null below DAYS_MIN days of which TOLD_SHARE_MIN of the hour's
-    bars are there.
+    `{m}_days`, all prefixed `norm_`. A day counts where it has TOLD_SHARE_MIN of the hour's bars; all but `{m}_days`
+    are null below DAYS_MIN days. No row for an hour of which no day is known.
+
+    Raises ValueError if an hour of a symbol is there twice: it would count as two days.
     """
+    if hours.select(pl.struct("venue", "symbol", "ts").is_duplicated().any()).item():
+        raise ValueError("hours must have one row per venue, symbol and ts, some repeat")
     least = TOLD_SHARE_MIN * HOUR_S / bar_s
     days = pl.concat([hours.with_columns(pl.col("ts") + pl.duration(days=back)) for back in range(1, DAYS + 1)]).join(
         wanted.select("venue", "symbol", "ts").unique(), on=["venue", "symbol", "ts"], how="semi"

@@ -30,7 +30,8 @@ def peers_of(bars: pl.DataFrame, symbols_here: pl.DataFrame, base_of: Mapping[tu
 
     `bars` are bars of the other venues, `symbols_here` has `symbol, base` of the venue, `base_of` names the asset of
     (venue, symbol) elsewhere. A venue with several symbols of an asset counts with their mean. Funding and basis are
-    those known at the bar. No rows where nobody else tells of an asset.
+    those known at the bar, and only bars of the same `ts` meet. No rows where nobody else tells of an asset.
+    Sorted by symbol, ts.
     """
     named = pl.DataFrame(
         [(venue, symbol, base) for (venue, symbol), base in base_of.items()],
@@ -50,11 +51,19 @@ def peers_of(bars: pl.DataFrame, symbols_here: pl.DataFrame, base_of: Mapping[tu
         .group_by("base", "ts")
         .agg(
             pl.len().cast(pl.Int64).alias("peer_venues"),
-            *(
-                getattr(pl.col(what), how)().alias(f"peer_{what.removesuffix('_bps')}_{how}{unit}")
-                for what, unit in (("funding", ""), ("basis_bps", "_bps"))
-                for how in ("median", "min", "max")
-            ),
+            *_range_of("funding", "peer_funding", ""),
+            *_range_of("basis_bps", "peer_basis", "_bps"),
         )
     )
-    return rows.join(symbols_here.select("symbol", "base"), on="base").select("symbol", "ts", *PEERS.names())
+    here = rows.join(symbols_here.select("symbol", "base"), on="base").select("symbol", "ts", *PEERS.names())
+    return here.sort("symbol", "ts")
+
+
+def _range_of(name: str, prefix: str, unit: str) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
+    """Median, least and greatest over venues; the same to the bit whatever their order."""
+    told = pl.col(name)
+    return (
+        told.median().alias(f"{prefix}_median{unit}"),
+        told.min().alias(f"{prefix}_min{unit}"),
+        told.max().alias(f"{prefix}_max{unit}"),
+    )

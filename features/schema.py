@@ -428,7 +428,7 @@ class Structure(dy.Schema):
     stable_over_room = _non_negative(nullable=True)  # holders' stablecoins over what their equity exceeds maintenance
     depeg_bps = _non_negative(nullable=True)  # how far the worst of the holders' stablecoins trades below a dollar
     rho = _non_negative(nullable=True)  # loop gain of the venue over moves of 2 %, falls and rises together
-    amplification = _non_negative(nullable=True)  # final drop of the symbol per shock of it; null where it has no end
+    amplification = _non_negative(nullable=True)  # final move of the symbol per shock, worse side; null: no end
     kappa_fall = _non_negative(nullable=True)  # fuel within 2 % over the book that takes it
     kappa_rise = _non_negative(nullable=True)
     cliff_fall_bps = _non_negative(nullable=True)  # nearest drop at which fuel outweighs the book; null where none is

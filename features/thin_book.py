@@ -133,8 +133,8 @@ def range_score(window: int, baseline: int) -> pl.Expr:
 
 def _slope(window: int) -> pl.Expr:
     flow = pl.col("buy_usd") - pl.col("sell_usd")
-    q = steps(flow.sign() * (flow.abs() / 1e6).sqrt(), FLOW_STEP)
-    r = steps(log_return() / BPS, MOVE_STEP_BPS)
+    q = steps(flow.sign() * (flow.abs() * 1e-6).sqrt(), FLOW_STEP)
+    r = steps(log_return() * 1e4, MOVE_STEP_BPS)
     product, mean_r, mean_q, mean_q2 = (x.rolling_mean(window) for x in (r * q, r, q, q.pow(2)))
     covariance = (product - mean_r * mean_q) * (MOVE_STEP_BPS * FLOW_STEP)
     variance = (mean_q2 - mean_q.pow(2)).clip(lower_bound=0.0) * FLOW_STEP**2
@@ -203,7 +203,7 @@ def depth_slope() -> pl.Expr:
     Returns `depth_slope`: Float64; 1 = evenly spread, below 1 = crowded near the mid, above 1 = hollow near it.
     Null without a fresh book.
     """
-    return ((_log_both(500) - _log_both(100)) / math.log(5)).alias("depth_slope")
+    return ((_log_both(500) - _log_both(100)) * (1 / math.log(5))).alias("depth_slope")
 
 
 def depth_curve() -> pl.Expr:
@@ -211,7 +211,7 @@ def depth_curve() -> pl.Expr:
 
     Returns `depth_curve`: Float64; positive: empty at the touch, with a wall behind. Null without a fresh book.
     """
-    return ((2 * _log_both(100) - _log_both(20) - _log_both(500)) / math.log(5)).alias("depth_curve")
+    return ((2 * _log_both(100) - _log_both(20) - _log_both(500)) * (1 / math.log(5))).alias("depth_curve")
 
 
 def _log_spread() -> pl.Expr:
@@ -226,7 +226,7 @@ def spread_over_vol(window: int) -> pl.Expr:
     Returns `spread_over_vol_{window}`: Float64. Null without a fresh quote and until the window is full.
     Raises ValueError if `window` < 2.
     """
-    sigma = (realised_sigma(checked("window", window, 2)).clip(lower_bound=SIGMA_FLOOR) / BPS).log()
+    sigma = (realised_sigma(checked("window", window, 2)).clip(lower_bound=SIGMA_FLOOR) * 1e4).log()
     return (_log_spread() - sigma).alias(f"spread_over_vol_{window}")
 
 
@@ -256,7 +256,7 @@ def gap_burst(window: int, baseline: int) -> pl.Expr:
     checked("baseline", baseline, checked("window", window) + 1)
     usual = pl.col("spread_bps").shift().rolling_median(baseline)
     torn = (pl.col("spread_bps_max") > GAP_TIMES * usual).cast(pl.Int64)
-    return (torn.rolling_sum(window) / window).alias(f"gap_burst_{window}")
+    return (torn.rolling_sum(window) * (1 / window)).alias(f"gap_burst_{window}")
 
 
 def quote_imbalance(window: int) -> pl.Expr:
@@ -331,7 +331,7 @@ def slippage_short(usd: int) -> pl.Expr:
     """
     if usd < 1:
         raise ValueError(f"usd must be at least 1, was {usd}")
-    return _worse(*(1 - (_held(side) / usd).clip(0.0, 1.0) for side in SIDES)).alias(f"slip_{usd}_short")
+    return _worse(*(1 - (_held(side) * (1 / usd)).clip(0.0, 1.0) for side in SIDES)).alias(f"slip_{usd}_short")
 
 
 def resilience(window: int, bar_min: float) -> pl.Expr:

@@ -4,10 +4,12 @@ import math
 
 import polars as pl
 
-from features.exact import checked, rolling_std, samples_min, standard_score, steps
+from features.exact import checked, once, rolling_std, samples_min, standard_score, steps
 
 RETURN_STEP = 1e-8  # log return
 RETURN_STEPS_MAX = 64_000_000  # one minute saturates at 0.64; squares of a day still sum within Int64
+# Windows divide as `* (1 / window)`: polars divides a run of one row by a number, and multiplies longer ones by its
+# reciprocal, which may differ in the last bit.
 SIGMA_FLOOR = 5e-5  # half a basis point per minute: below it a market counts as flat
 LOG_SIGMA_FLOOR = 0.1  # spread of log volatility below which a baseline counts as constant
 YEAR_S = 365 * 86_400  # perpetuals trade every day
@@ -22,12 +24,12 @@ def log_return(minutes: int = 1) -> pl.Expr:
 
 def return_steps() -> pl.Expr:
     """One-minute log return as a whole number of RETURN_STEP, Int64."""
-    return steps(log_return(), RETURN_STEP, RETURN_STEPS_MAX).cast(pl.Int64)
+    return once(steps(log_return(), RETURN_STEP, RETURN_STEPS_MAX).cast(pl.Int64))
 
 
 def _log_steps(above: pl.Expr, below: pl.Expr) -> pl.Expr:
     """`log(above / below)` as a whole number of RETURN_STEP, Int64."""
-    return steps((above / below).log(), RETURN_STEP, RETURN_STEPS_MAX).cast(pl.Int64)
+    return once(steps((above / below).log(), RETURN_STEP, RETURN_STEPS_MAX).cast(pl.Int64))
 
 
 def range_steps() -> pl.Expr:
@@ -40,12 +42,12 @@ def _rogers_satchell_total(window: int) -> pl.Expr:
     o, h, low, c = (pl.col(name) for name in ("open", "high", "low", "close"))
     inside = _log_steps(h, c) * _log_steps(h, o) + _log_steps(low, c) * _log_steps(low, o)
     # A bar whose high is below its low would be negative; beyond the clip a day of bars would leave Int64.
-    return inside.clip(-(RETURN_STEPS_MAX**2), RETURN_STEPS_MAX**2).rolling_sum(window).cast(pl.Float64)
+    return once(inside.clip(-(RETURN_STEPS_MAX**2), RETURN_STEPS_MAX**2).rolling_sum(window).cast(pl.Float64))
 
 
 def realised_variance(window: int) -> pl.Expr:
     """`sum(r ** 2)` of the one-minute log returns in `(t - window, t]`; null until the window is full."""
-    return return_steps().pow(2).rolling_sum(window).cast(pl.Float64) * RETURN_STEP**2
+    return once(return_steps().pow(2).rolling_sum(window).cast(pl.Float64) * RETURN_STEP**2)
 
 
 def bipower_variance(window: int) -> pl.Expr:
@@ -60,7 +62,7 @@ def bipower_variance(window: int) -> pl.Expr:
 def realised_sigma(window: int, full: float = 1.0) -> pl.Expr:
     """Root mean square one-minute log return over `(t - window, t]`; null below `full` of the window."""
     if full >= 1.0:
-        return (realised_variance(window) / window).sqrt()
+        return once((realised_variance(window) * (1 / window)).sqrt())
     squares, least = return_steps().pow(2), samples_min(window, full)
     total = squares.rolling_sum(window, min_samples=least).cast(pl.Float64)
     count = squares.is_not_null().cast(pl.Int64).rolling_sum(window, min_samples=least)
@@ -113,7 +115,12 @@ def _sample_variance(whole: pl.Expr, window: int) -> pl.Expr:
     """Sample variance of whole numbers over `(t - window, t]`, from exact sums."""
     squares = whole.pow(2).rolling_sum(window).cast(pl.Float64)
     total = whole.rolling_sum(window).cast(pl.Float64)
-    return ((squares - total.pow(2) / window) / (window - 1)).clip(lower_bound=0.0)
+    return ((squares - total.pow(2) * (1 / window)) * (1 / (window - 1))).clip(lower_bound=0.0)
+
+
+def _gap_variance(window: int) -> pl.Expr:
+    """Sample variance over `(t - window, t]` of `log(open / close of the bar before)`, in squared RETURN_STEPs."""
+    return once(_sample_variance(_log_steps(pl.col("open"), pl.col("close").shift(1)), window))
 
 
 def yang_zhang_variance(window: int) -> pl.Expr:
@@ -127,20 +134,20 @@ def yang_zhang_variance(window: int) -> pl.Expr:
     Raises ValueError if `window` < 2 (Yang and Zhang, 2000).
     """
     k = yang_zhang_weight(window)
-    o, c = pl.col("open"), pl.col("close")
-    gap, body = _sample_variance(_log_steps(o, c.shift(1)), window), _sample_variance(_log_steps(c, o), window)
-    return (gap + k * body + (1 - k) * _rogers_satchell_total(window) / window) * RETURN_STEP**2
+    body = _sample_variance(_log_steps(pl.col("close"), pl.col("open")), window)
+    inside = _rogers_satchell_total(window) * (1 / window)
+    return (_gap_variance(window) + k * body + (1 - k) * inside) * RETURN_STEP**2
 
 
 def parkinson_sigma(window: int) -> pl.Expr:
     """Root mean Parkinson variance per minute over `(t - window, t]`."""
     total = range_steps().pow(2).rolling_sum(window).cast(pl.Float64)
-    return (total * (RETURN_STEP**2 / (4 * math.log(2) * window))).sqrt()
+    return once((total * (RETURN_STEP**2 / (4 * math.log(2) * window))).sqrt())
 
 
 def _root_mean(total: pl.Expr, window: int) -> pl.Expr:
     """Standard deviation of a bar from the sum of a window's variances in squared RETURN_STEPs; never below 0."""
-    return (total.clip(lower_bound=0.0) / window).sqrt() * RETURN_STEP
+    return (total.clip(lower_bound=0.0) * (1 / window)).sqrt() * RETURN_STEP
 
 
 def garman_klass_sigma(window: int) -> pl.Expr:
@@ -153,11 +160,6 @@ def garman_klass_sigma(window: int) -> pl.Expr:
 def rogers_satchell_sigma(window: int) -> pl.Expr:
     """Root mean Rogers-Satchell variance of a bar over `(t - window, t]`."""
     return _root_mean(_rogers_satchell_total(window), window)
-
-
-def yang_zhang_sigma(window: int) -> pl.Expr:
-    """Root of `yang_zhang_variance`; 0 where bars that contradict themselves would make it negative."""
-    return yang_zhang_variance(window).clip(lower_bound=0.0).sqrt()
 
 
 def log_ratio(short: pl.Expr, long: pl.Expr, floor: float) -> pl.Expr:
@@ -232,54 +234,45 @@ def vol_annual(window: int, bar_s: int = 60) -> pl.Expr:
     return (sigma * math.sqrt(YEAR_S / bar_s)).alias(f"vol_annual_{window}")
 
 
-def _over_closes(sigma: pl.Expr, window: int) -> pl.Expr:
-    return log_ratio(sigma, realised_sigma(window), SIGMA_FLOOR)
+def vol_wick(window: int) -> pl.Expr:
+    """What ranges say of volatility over what closes say: wicks that go out and come back.
 
+        p = root mean Parkinson variance, s = rms log return, both over (t - window, t]
+        out[t] = log(max(p, SIGMA_FLOOR) / max(s, SIGMA_FLOOR))
 
-def vol_parkinson(window: int) -> pl.Expr:
-    """What ranges say of volatility over what closes say: wicks that come back.
-
-        out[t] = log(max(root mean Parkinson variance, SIGMA_FLOOR) / max(rms return, SIGMA_FLOOR)), (t - window, t]
-
-    Returns `vol_parkinson_{window}`: Float64, about 0 for a walk that is seen often within each bar, positive where
-    prices go out and come back. Null until the window is full. Raises ValueError if `window` < 2. Source: Parkinson
-    (1980) over realised variance.
+    Returns `vol_wick_{window}`: Float64, about 0 for a walk. Null until the window and the close before it are there.
+    Raises ValueError if `window` < 2. Source: Parkinson (1980) over realised variance.
     """
-    return _over_closes(parkinson_sigma(checked("window", window, 2)), window).alias(f"vol_parkinson_{window}")
+    close = realised_sigma(checked("window", window, 2))
+    return log_ratio(parkinson_sigma(window), close, SIGMA_FLOOR).alias(f"vol_wick_{window}")
 
 
-def vol_garman_klass(window: int) -> pl.Expr:
-    """The same with the open-to-close move taken out of the range: wicks alone weigh more, bodies less.
+def vol_one_way(window: int) -> pl.Expr:
+    """How much of the volatility within bars is drift: one estimator is blind to it, the other is not.
 
-        out[t] = log(max(root mean Garman-Klass variance, SIGMA_FLOOR) / max(rms return, SIGMA_FLOOR))
+        g, s = root mean Garman-Klass and Rogers-Satchell variance over (t - window, t]
+        out[t] = log(max(g, SIGMA_FLOOR) / max(s, SIGMA_FLOOR))
 
-    Returns `vol_garman_klass_{window}`: Float64. Null until the window is full. Raises ValueError if `window` < 2.
-    Source: Garman and Klass (1980) over realised variance.
+    Returns `vol_one_way_{window}`: Float64, about 0 for a walk, large where every bar runs from one end of its range
+    to the other. Null until the window is full. Raises ValueError if `window` < 2. Source: Garman and Klass (1980)
+    over Rogers and Satchell (1991).
     """
-    return _over_closes(garman_klass_sigma(checked("window", window, 2)), window).alias(f"vol_garman_klass_{window}")
+    blind = rogers_satchell_sigma(checked("window", window, 2))
+    return log_ratio(garman_klass_sigma(window), blind, SIGMA_FLOOR).alias(f"vol_one_way_{window}")
 
 
-def vol_rogers_satchell(window: int) -> pl.Expr:
-    """What is left of volatility when drift within bars counts for nothing: low while every bar runs one way.
+def vol_gap_share(window: int) -> pl.Expr:
+    """Share of the Yang-Zhang variance that lies between one bar's close and the next one's open.
 
-        out[t] = log(max(root mean Rogers-Satchell variance, SIGMA_FLOOR) / max(rms return, SIGMA_FLOOR))
+        out[t] = var(log(open[i] / close[i - 1])) / yang_zhang_variance, over (t - window, t]
 
-    Returns `vol_rogers_satchell_{window}`: Float64, strongly negative in a one-way move. Null until the window is
-    full. Raises ValueError if `window` < 2. Source: Rogers and Satchell (1991) over realised variance.
+    Returns `vol_gap_share_{window}`: Float64 in [0, 1]. Null until the window and the close before it are there, and
+    where the Yang-Zhang variance is below SIGMA_FLOOR ** 2 (a flat market has no gaps to speak of).
+    Raises ValueError if `window` < 2. Source: Yang and Zhang (2000).
     """
-    sigma = rogers_satchell_sigma(checked("window", window, 2))
-    return _over_closes(sigma, window).alias(f"vol_rogers_satchell_{window}")
-
-
-def vol_yang_zhang(window: int) -> pl.Expr:
-    """The same with gaps between bars, around their mean: low where the window's moves are one trend.
-
-        out[t] = log(max(sqrt(yang_zhang_variance), SIGMA_FLOOR) / max(rms return, SIGMA_FLOOR)), (t - window, t]
-
-    Returns `vol_yang_zhang_{window}`: Float64; gaps between one close and the next open are in it, as they are in
-    returns. Null until the window is full. Raises ValueError if `window` < 2. Source: Yang and Zhang (2000).
-    """
-    return _over_closes(yang_zhang_sigma(checked("window", window, 2)), window).alias(f"vol_yang_zhang_{window}")
+    total = once(yang_zhang_variance(checked("window", window, 2)))
+    share = (_gap_variance(window) * RETURN_STEP**2 / total).clip(0.0, 1.0)
+    return pl.when(total >= SIGMA_FLOOR**2).then(share).alias(f"vol_gap_share_{window}")
 
 
 def vol_of_vol(short: int, window: int) -> pl.Expr:
@@ -299,7 +292,8 @@ def vol_of_vol(short: int, window: int) -> pl.Expr:
 def vol_short_long(window: int, baseline: int) -> pl.Expr:
     """How volatility of the last few minutes stands to that of the hour before: the onset of a move.
 
-        out[t] = log(max(rms return in (t - window, t], SIGMA_FLOOR) / max(rms return in the baseline before, SIGMA_FLOOR))
+        s, b = rms return in (t - window, t] and in (t - window - baseline, t - window]
+        out[t] = log(max(s, SIGMA_FLOOR) / max(b, SIGMA_FLOOR))
 
     Returns `vol_short_long_{window}`: Float64, 0 when volatility is as in the baseline. Null until both windows are
     full. Raises ValueError if `window` < 1 or `baseline` <= `window`.

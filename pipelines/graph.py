@@ -23,9 +23,8 @@ from pipelines.pages import write_page
 from pipelines.reporting.graph_page import render
 from pipelines.score import venues_to_run
 from pipelines.times import show_time
-from pipelines.worlds import LakeWorld, world_from_lake
+from pipelines.worlds import WINDOW, LakeWorld, world_from_lake
 
-WINDOW = 0.02  # the size of the move that the graph describes
 WINDOWS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
 EDGE_MIN = 0.001  # a loop gain below this is no edge
 UNITS_SHOWN = 15

@@ -15,12 +15,14 @@ import polars as pl
 from features.catalogue import FAMILIES, LOOKBACK_MIN, NAMES, catalogue
 from features.faults import null_reasons
 from features.inputs import usable
-from features.matrix import STRUCTURE_AGE_MIN_MAX, Beside, columns_read, features_and_health
+from features.matrix import KEY, STRUCTURE_AGE_MIN_MAX, Beside, columns_read, features_and_health
 from features.norms import DAYS, hour_end, hours_of, norms_of
 from features.peers import peers_of
 from features.schema import Structure
 from features.structure import structure
 from pipelines.bars import derivative_venues
+from pipelines.cascade_columns import COLLATERAL_SPAN, cascade_columns
+from pipelines.cascade_columns import NAMES as CASCADE_COLUMNS
 from pipelines.lake import Lake
 from pipelines.progress import Say, silent
 from pipelines.times import Interval
@@ -28,7 +30,8 @@ from pipelines.times import Interval
 LOOKBACK = timedelta(minutes=LOOKBACK_MIN)
 HOUR = timedelta(hours=1)
 CHUNK_ROWS = 300_000  # bars computed at once: a day of 200 symbols at one minute, weeks of a small venue
-_STRUCTURE_LOOKBACK = LOOKBACK + timedelta(minutes=STRUCTURE_AGE_MIN_MAX)
+NORMS_LOOKBACK = timedelta(days=DAYS + 1)
+STRUCTURE_COLUMNS = frozenset(Structure.column_names()) - frozenset(KEY)
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,22 @@ class FeaturesSummary:
 # --- what stands beside the bars ---
 
 
+def _structure_lookback(bar_s: int) -> timedelta:
+    """How far before an interval a snapshot can matter: its age, and what the features that read one look back."""
+    reading = [one for one in catalogue(bar_s).features if STRUCTURE_COLUMNS & set(one.expr.meta.root_names())]
+    return timedelta(minutes=STRUCTURE_AGE_MIN_MAX + max((one.lookback_min for one in reading), default=0))
+
+
 def build_structure(lake: Lake, venue: str, interval: Interval) -> pl.DataFrame:
     """Structure per positions snapshot in `interval`, written to the lake; empty where the venue shows no positions."""
     positions = lake.scan("positions", venue, interval.start, interval.end).collect()
     if positions.is_empty():
         return Structure.create_empty()
-    collateral = lake.scan("collateral", venue, interval.start, interval.end).collect()
+    collateral = lake.scan("collateral", venue, interval.start - COLLATERAL_SPAN, interval.end).collect()
     marks = lake.scan("marks", venue, interval.start - timedelta(hours=1), interval.end).collect()
-    rows = structure(positions, collateral, marks, lake.scan("instruments", venue).collect())
+    holdings = structure(positions, collateral, marks, lake.scan("instruments", venue).collect())
+    cascades = cascade_columns(lake, venue, positions, holdings.select("ts", "known_at").unique())
+    rows = holdings.drop(CASCADE_COLUMNS).join(cascades, on=["symbol", "ts"], how="left", maintain_order="left")
     with lake.writer():
         lake.replace("structure", rows, venue, interval.start, interval.end)
     return rows
@@ -86,6 +97,12 @@ def build_hours(lake: Lake, venue: str, interval: Interval) -> None:
             lake.replace("hours", rows, venue, chunk.start, end)
 
 
+def without_bars(lake: Lake, venue: str, span: Interval) -> list[Interval]:
+    """The days of `span` of which the lake has no bar of `venue`."""
+    held = _last_rows(lake, "bars", venue)
+    return [day for day in span.days() if str(day.start.date()) not in held]
+
+
 def _last_rows(lake: Lake, table: str, venue: str) -> dict[str, datetime]:
     """The last stamp of `table` by day, as the lake's log tells it."""
     files = lake.files(table).filter(pl.col("venue") == venue).group_by("partition").agg(pl.col("ts_max").max())
@@ -96,7 +113,7 @@ def _bring_hours_up_to_date(lake: Lake, venue: str, interval: Interval, built: I
     """Build the hours of `built`, whose bars are new, and those of the days before that have bars but no hours yet."""
     build_hours(lake, venue, built)
     bars, hours = _last_rows(lake, "bars", venue), _last_rows(lake, "hours", venue)
-    reach = interval.start - LOOKBACK - timedelta(days=DAYS + 1)
+    reach = interval.start - LOOKBACK - NORMS_LOOKBACK
     for day in Interval(reach.replace(hour=0, minute=0, second=0, microsecond=0), built.start).days():
         last = bars.get(str(day.start.date()))
         if last is None:
@@ -173,7 +190,7 @@ def _matrices(
         say(f"features {venue} {chunk}")
         read = Interval(chunk.start - reach, chunk.end)
         bars = lake.scan("bars", venue, read.start, read.end).select(columns_read(bar_s)).collect()
-        rows = build_structure(lake, venue, Interval(chunk.start - _STRUCTURE_LOOKBACK, chunk.end))
+        rows = build_structure(lake, venue, Interval(chunk.start - _structure_lookback(bar_s), chunk.end))
         beside = Beside(rows, _norms(lake, venue, bars, bar_s), _peers(lake, venue, others, read, bar_s))
         matrix, health = features_and_health(bars, beside, bar_s=bar_s, since=chunk.start)
         with lake.writer():

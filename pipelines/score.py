@@ -16,7 +16,14 @@ from pipelines.bars import build_bars, derivative_venues, venue_span
 from pipelines.config import Config
 from pipelines.errors import InputError
 from pipelines.lake import Lake
-from pipelines.matrix import LOOKBACK, FeaturesSummary, build_features, read_matrix
+from pipelines.matrix import (
+    LOOKBACK,
+    NORMS_LOOKBACK,
+    FeaturesSummary,
+    build_features,
+    read_matrix,
+    without_bars,
+)
 from pipelines.progress import Say, silent
 from pipelines.times import Interval
 from pipelines.tracking import Record, Registry, RegistryError
@@ -43,12 +50,17 @@ class ScoreSummary:
 def prepare(
     lake: Lake, venue: str, interval: Interval, say: Say = silent, *, bar_s: int = BAR_S, why: bool = False
 ) -> FeaturesSummary:
-    """Bring bars and features of `interval` up to date, with the lookback that the lake can give."""
+    """Bring bars and features of `interval` up to date, with the lookback that the lake can give.
+
+    Bars of the days that norms look back on are built where there are none yet.
+    """
     span = venue_span(lake, venue, bar_s)
     start = max(interval.start - LOOKBACK, min(span.start, interval.start))
     if bar_s != BAR_S:  # lookbacks are not whole bars of every length
         start = interval.start - -(-(interval.start - start) // timedelta(seconds=bar_s)) * timedelta(seconds=bar_s)
     built = Interval(start, interval.end)
+    for day in without_bars(lake, venue, Interval(max(start - NORMS_LOOKBACK, span.start), start)):
+        build_bars(lake, venue, day, say, bar_s=bar_s)
     build_bars(lake, venue, built, say, bar_s=bar_s)
     return build_features(lake, venue, interval, say, bar_s=bar_s, built=built, why=why)
 

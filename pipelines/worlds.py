@@ -32,10 +32,51 @@ from pipelines.times import show_time
 AGE_MAX = timedelta(hours=1)
 RETURNS_SPAN = timedelta(days=1)
 RETURN_S = 300
+WINDOW = 0.02  # the size of the move that graph and structure describe
 RETURNS_MIN = 12
 BAND_BPS = 100  # density is taken within the band nearest to this
 SD_DAY_UNKNOWN = 0.1  # assumed: of a symbol with too few marks
 NO_RULES = Profile("lake", datetime(1970, 1, 1, tzinfo=UTC), MarkRule("mark"), Path("market"), Fees(0.0, 0.0), {})
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was known of a venue at a moment, each table reduced to its newest rows.
+
+    `positions`: account, symbol, qty, entry_price, isolated, isolated_margin; open ones alone. `collateral`: account,
+    asset, amount. `instruments`: one row per symbol. `quotes`: symbol, ts, price, at least the last of every RETURN_S,
+    by symbol and ts. `bands`: symbol, side, band_bps, depth_usd; one row each per table of depth.
+    """
+
+    positions: pl.DataFrame
+    collateral: pl.DataFrame
+    instruments: pl.DataFrame
+    quotes: pl.DataFrame
+    bands: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """The symbols (of `worthless`: the assets) of which something is not known, and another value stands in."""
+
+    unpriced: tuple[str, ...] = ()
+    bookless: tuple[str, ...] = ()
+    untiered: tuple[str, ...] = ()
+    unmoved: tuple[str, ...] = ()
+    worthless: tuple[str, ...] = ()
+
+    def notes(self) -> tuple[str, ...]:
+        said = (
+            (self.unpriced, "no mark within the hour, the mean entry price stands in"),
+            (self.bookless, "no depth within the hour, the thinnest book of the venue is taken"),
+            (self.untiered, "no maintenance tiers, 5 % is taken"),
+            (
+                self.unmoved,
+                f"too few marks of the last day, {SD_DAY_UNKNOWN:.0%} a day and no correlation are taken",
+            ),
+            (self.worthless, "collateral without a price or fully cut, counted as nothing"),
+        )
+        return tuple(f"{', '.join(names)}: {what}" for names, what in said if names)
 
 
 @dataclass(frozen=True)
@@ -47,6 +88,7 @@ class LakeWorld:
     at: datetime
     positions_at: datetime
     notes: tuple[str, ...]
+    doubts: Doubts = Doubts()
 
 
 def world_from_lake(
@@ -58,16 +100,42 @@ def world_from_lake(
     Raises InputError where the venue has no positions or no depth by then.
     """
     positions, positions_at, moment = _positions(lake, venue, at)
-    collateral = _newest(lake.scan("collateral", venue), moment, ["account", "asset"], None).filter(
-        pl.col("account").is_in(positions["account"].unique().implode()), pl.col("amount") != 0
+    collateral = newest(lake.scan("collateral", venue), moment, ["account", "asset"], None).collect()
+    known = Known(
+        positions=positions,
+        collateral=collateral,
+        instruments=instruments_at(lake.scan("instruments", venue).collect(), moment),
+        quotes=_quotes(lake, venue, moment),
+        bands=_bands(lake, venue, moment),
     )
-    instruments = _instruments(lake, venue, moment)
+    return world_of(known, venue, moment, positions_at, profile=profile, spill=spill)
+
+
+def world_of(
+    known: Known,
+    venue: str,
+    at: datetime,
+    positions_at: datetime,
+    *,
+    profile: Profile | None = None,
+    spill: float | None = None,
+) -> LakeWorld:
+    """The world that `known` describes at `at`. Raises InputError where no book is known on both sides."""
+    positions, instruments, quotes = known.positions, known.instruments, known.quotes
+    holders = positions["account"].unique().implode()
+    collateral = known.collateral.filter(pl.col("account").is_in(holders), pl.col("amount") != 0)
     links = _links(collateral, instruments)
     symbols = sorted({*positions["symbol"], *links.values()})
-    quotes = _quotes(lake, venue, moment)
-    marks = _marks(positions, quotes, moment)
-    depths, thin = _depths(lake, venue, moment, symbols)
-    sd_day, correlation, unmoved = _returns(quotes, symbols, moment)
+    fresh = _fresh(quotes, at)
+    marks = _entries(positions) | fresh
+    depths, bookless = _depths(known.bands, symbols)
+    if not depths:
+        raise InputError(
+            "the lake holds no depth of this venue's books on both sides within the hour",
+            where=f"{venue} at {show_time(at)}",
+            mend="`cascadeguard ingest` book depth, or choose a moment with --at",
+        )
+    sd_day, correlation, unmoved = _returns(quotes, symbols, at)
     tiers, untiered = _tiers(instruments, symbols)
     market = Market(
         symbols={
@@ -81,24 +149,15 @@ def world_from_lake(
     scene = scene_of(
         positions, collateral.select("account", "asset", "amount"), market, depths, profile or NO_RULES, spill=spill
     )
-    worthless = [name for name, asset in market.assets.items() if asset.haircut == 1.0 and asset.symbol is None]
-    notes = _notes(
-        {
-            "no mark within the hour, the mean entry price stands in": sorted(
-                set(symbols) - set(_fresh(quotes, moment))
-            ),
-            "no depth within the hour, the thinnest book of the venue is taken": thin,
-            "no maintenance tiers, 5 % is taken": untiered,
-            f"too few marks of the last day, {SD_DAY_UNKNOWN:.0%} a day and no correlation are taken": unmoved,
-            "collateral without a price or fully cut, counted as nothing": worthless,
-        }
+    doubts = Doubts(
+        unpriced=tuple(sorted(set(symbols) - set(fresh))),
+        bookless=tuple(bookless),
+        untiered=tuple(untiered),
+        unmoved=tuple(unmoved),
+        worthless=tuple(n for n, asset in market.assets.items() if asset.haircut == 1.0 and asset.symbol is None),
     )
-    late = () if moment - positions_at <= AGE_MAX else (f"positions are those of {show_time(positions_at)}",)
-    return LakeWorld(scene, venue, moment, positions_at, (*late, *notes, *scene.notes))
-
-
-def _notes(found: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    return tuple(f"{', '.join(names)}: {what}" for what, names in found.items() if names)
+    late = () if at - positions_at <= AGE_MAX else (f"positions are those of {show_time(positions_at)}",)
+    return LakeWorld(scene, venue, at, positions_at, (*late, *doubts.notes(), *scene.notes), doubts)
 
 
 def _positions(lake: Lake, venue: str, at: datetime | None) -> tuple[pl.DataFrame, datetime, datetime]:
@@ -112,24 +171,30 @@ def _positions(lake: Lake, venue: str, at: datetime | None) -> tuple[pl.DataFram
         )
     ts, known_at = snapshots.select("ts", "known_at").row(-1)
     rows = lake.scan("positions", venue, ts - timedelta(microseconds=1), ts).collect()
-    held = rows.filter(pl.col("qty").is_finite() & (pl.col("qty") != 0))
+    held = open_positions(rows)
     if held.is_empty():
         raise InputError("nobody holds a position at this venue", where=f"{venue} at {show_time(ts)}")
-    columns = ["account", "symbol", "qty", "entry_price", "isolated_margin"]
+    return held, ts, known_at if at is None else at
+
+
+def open_positions(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows of `Positions` that hold something, in the shape that `Known` asks for."""
+    held = rows.filter(pl.col("qty").is_finite() & (pl.col("qty") != 0))
     isolated = (pl.col("margin_mode") == "isolated").alias("isolated")
-    return held.select(*columns[:4], isolated, columns[4]), ts, known_at if at is None else at
+    return held.select("account", "symbol", "qty", "entry_price", isolated, "isolated_margin")
 
 
-def _newest(rows: pl.LazyFrame, at: datetime, keys: list[str], age_max: timedelta | None) -> pl.DataFrame:
+def newest(rows: pl.LazyFrame, at: datetime, keys: list[str], age_max: timedelta | None) -> pl.LazyFrame:
     """The newest row of each of `keys` known at `at`, not older than `age_max`."""
     known = rows.filter(pl.max_horizontal("ts", "known_at") <= at)
     recent = known if age_max is None else known.filter(pl.col("ts") > at - age_max)
-    return recent.sort("ts", "known_at").group_by(keys).last().sort(keys).collect()
+    return recent.sort("ts", "known_at").group_by(keys).last().sort(keys)
 
 
-def _instruments(lake: Lake, venue: str, at: datetime) -> pl.DataFrame:
-    rows = lake.scan("instruments", venue).filter(pl.col("effective_from") <= at)
-    return rows.sort("effective_from").group_by("symbol").last().sort("symbol").collect()
+def instruments_at(rows: pl.DataFrame, at: datetime) -> pl.DataFrame:
+    """The instrument in force of each symbol."""
+    begun = rows.lazy().filter(pl.col("effective_from") <= at).sort("effective_from")
+    return begun.group_by("symbol", maintain_order=True).last().sort("symbol").collect()
 
 
 def _links(collateral: pl.DataFrame, instruments: pl.DataFrame) -> dict[str, str]:
@@ -142,52 +207,57 @@ def _links(collateral: pl.DataFrame, instruments: pl.DataFrame) -> dict[str, str
 
 def _quotes(lake: Lake, venue: str, at: datetime) -> pl.DataFrame:
     """Prices of the last day known at `at`: symbol, ts, price."""
-    price = pl.coalesce("mark", "index", "last").alias("price")
     rows = lake.scan("marks", venue, at - RETURNS_SPAN - AGE_MAX, at).filter(pl.col("known_at") <= at)
-    ordered = rows.sort("symbol", "ts", "known_at")
-    return ordered.select("symbol", "ts", price).drop_nulls().collect()
+    return priced(rows.sort("symbol", "ts", "known_at")).select("symbol", "ts", "price").collect()
+
+
+def priced(marks: pl.LazyFrame) -> pl.LazyFrame:
+    """Adds the `price` that a row tells: mark, else index, else last trade; without the rows that tell none."""
+    return marks.with_columns(pl.coalesce("mark", "index", "last").alias("price")).filter(pl.col("price").is_not_null())
 
 
 def _fresh(quotes: pl.DataFrame, at: datetime) -> dict[str, float]:
     """The newest price of each symbol of the last hour before `at`."""
-    newest = (
-        quotes.filter(pl.col("ts") > at - AGE_MAX).group_by("symbol", maintain_order=True).agg(pl.col("price").last())
-    )
-    return dict(newest.iter_rows())
+    recent = quotes.lazy().filter(pl.col("ts") > at - AGE_MAX)
+    last = recent.group_by("symbol", maintain_order=True).agg(pl.col("price").last())
+    return dict(last.collect().iter_rows())
 
 
-def _marks(positions: pl.DataFrame, quotes: pl.DataFrame, at: datetime) -> dict[str, float]:
+def _entries(positions: pl.DataFrame) -> dict[str, float]:
+    """The mean entry price of each symbol, by size."""
     size = pl.col("qty").abs()
     entries = positions.group_by("symbol").agg((pl.col("entry_price") * size).sum() / size.sum())
-    return dict(entries.iter_rows()) | _fresh(quotes, at)
+    return dict(entries.iter_rows())
 
 
-def _depths(
-    lake: Lake, venue: str, at: datetime, symbols: Sequence[str]
-) -> tuple[dict[str, tuple[float, str, float]], list[str]]:
-    """Depth by symbol as `scene_of` wants it, and the symbols whose depth is unknown."""
-    keys = ["symbol", "side", "band_bps"]
-    tables = [
-        _newest(lake.scan(table, venue, at - AGE_MAX, at), at, keys, AGE_MAX) for table in ("book_depth", "l2_depth")
-    ]
-    bands = pl.concat([table.select("symbol", "side", "band_bps", "ts", "depth_usd") for table in tables])
-    bands = bands.filter((pl.col("depth_usd") > 0) & pl.col("symbol").is_in(list(symbols)))
-    thinner = bands.group_by("symbol", "band_bps").agg(pl.col("depth_usd").min(), pl.col("side").n_unique())
+DEPTH_TABLES = ("book_depth", "l2_depth")
+BAND = ["symbol", "side", "band_bps"]
+
+
+def _bands(lake: Lake, venue: str, at: datetime) -> pl.DataFrame:
+    """The newest depth of each table of the last hour."""
+    tables = [newest(lake.scan(table, venue, at - AGE_MAX, at), at, BAND, AGE_MAX) for table in DEPTH_TABLES]
+    return pl.concat([table.select(*BAND, "depth_usd") for table in tables]).collect()
+
+
+def _depths(bands: pl.DataFrame, symbols: Sequence[str]) -> tuple[dict[str, tuple[float, str, float]], list[str]]:
+    """Depth by symbol as `scene_of` wants it, and the symbols whose depth is unknown; nothing if that is every one."""
+    usable = bands.lazy().filter((pl.col("depth_usd") > 0) & pl.col("symbol").is_in(list(symbols)))
+    thinner = usable.group_by("symbol", "band_bps").agg(pl.col("depth_usd").min(), pl.col("side").n_unique())
     known = thinner.filter(pl.col("side") == 2).with_columns((pl.col("band_bps") - BAND_BPS).abs().alias("off"))
-    chosen = known.sort("off", "band_bps").group_by("symbol").first().sort("symbol")
-    widest = known.group_by("symbol").agg(pl.col("band_bps").max().alias("widest"))
-    rows = chosen.join(widest, on="symbol").select(
-        "symbol", pl.col("depth_usd") * 1e4 / pl.col("band_bps"), pl.lit(FLAT), pl.col("widest") / 1e4
+    density = (pl.col("depth_usd") * 1e4 / pl.col("band_bps")).first().alias("density")
+    chosen = known.sort("off", "band_bps").group_by("symbol", maintain_order=True)
+    rows = (
+        chosen.agg(density, (pl.col("band_bps").max() / 1e4).alias("reach"))
+        .sort("symbol")
+        .select("symbol", "density", pl.lit(FLAT), "reach")
+        .collect()
     )
     found = {str(row[0]): (float(row[1]), FLAT, float(row[3])) for row in rows.iter_rows()}
-    if not found:
-        raise InputError(
-            "the lake holds no depth of this venue's books on both sides within the hour",
-            where=f"{venue} at {show_time(at)}",
-            mend="`cascadeguard ingest` book depth, or choose a moment with --at",
-        )
-    thinnest = min(found.values(), key=lambda book: book[0])
     unknown = [name for name in symbols if name not in found]
+    if not found:
+        return {}, unknown
+    thinnest = min(found.values(), key=lambda book: book[0])
     return found | dict.fromkeys(unknown, thinnest), unknown
 
 
@@ -195,13 +265,15 @@ def _returns(quotes: pl.DataFrame, symbols: Sequence[str], at: datetime) -> tupl
     """Standard deviation a day and correlation of five-minute returns, and the symbols with too few of them."""
     every = f"{RETURN_S}s"
     grid = (
-        quotes.filter(pl.col("ts") > at - RETURNS_SPAN)
+        quotes.lazy()
+        .filter(pl.col("ts") > at - RETURNS_SPAN)
         .with_columns(pl.col("ts").dt.truncate(every))
         .group_by("symbol", "ts")
         .agg(pl.col("price").last())
         .sort("symbol", "ts")
         .with_columns(pl.col("price").log().diff().over("symbol").alias("return"))
         .drop_nulls()
+        .collect()
     )
     columns = grid.pivot("symbol", index="ts", values="return", aggregate_function="first").sort("ts")
     counts = {name: columns[name].count() for name in symbols if name in columns.columns}

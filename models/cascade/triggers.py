@@ -7,9 +7,9 @@ position in a volatile, correlated contract may hold little of the notional, muc
 import numpy as np
 import polars as pl
 
-from features.mechanics.risk import Units, covariance, portfolio_risk
+from features.mechanics.risk import LegRisk, UnitRisk, Units, covariance, portfolio_risk
 from models.cascade.slack import leg_maintenance_usd, leg_unit
-from models.cascade.world import Floats, World
+from models.cascade.world import Bools, Floats, World
 
 SCHEMA = pl.Schema(
     {
@@ -40,11 +40,7 @@ def triggers(world: World, sd: Floats, correlation: Floats, units_max: int | Non
     """
     unit = leg_unit(world)
     notional = world.leg_qty * world.price_usd[world.leg_symbol]
-    value = world.leg_qty * (world.price_usd[world.leg_symbol] - world.leg_entry)
-    equity = world.cash_usd + np.bincount(unit, weights=value, minlength=world.units)
-    maintenance, _ = leg_maintenance_usd(world, np.zeros(len(unit)))
-    columns = Units(world.leg_start, world.leg_symbol, notional, maintenance, equity)
-    whole, legs = portfolio_risk(columns, covariance(sd, correlation))
+    whole, legs = unit_risk(world, sd, correlation)
     held = pl.DataFrame(
         {
             "unit": unit,
@@ -56,10 +52,34 @@ def triggers(world: World, sd: Floats, correlation: Floats, units_max: int | Non
             "share_of_distance": legs.share_of_distance,
             "distance_sd": whole.distance_sd[unit],
             "distance_sd_without": legs.distance_sd_without,
+            "trigger": trigger_legs(world, legs),
         }
     )
     nearest = _nearest(held.filter(pl.col("distance_sd") < np.inf), units_max)
     return _named(nearest, world)
+
+
+def unit_risk(world: World, sd: Floats, correlation: Floats) -> tuple[UnitRisk, LegRisk]:
+    """Distance of every unit of margin to liquidation, and what its legs take of it; `sd` as in `triggers`."""
+    unit = leg_unit(world)
+    notional = world.leg_qty * world.price_usd[world.leg_symbol]
+    value = world.leg_qty * (world.price_usd[world.leg_symbol] - world.leg_entry)
+    equity = world.cash_usd + np.bincount(unit, weights=value, minlength=world.units)
+    maintenance, _ = leg_maintenance_usd(world, np.zeros(len(unit)))
+    columns = Units(world.leg_start, world.leg_symbol, notional, maintenance, equity)
+    return portfolio_risk(columns, covariance(sd, correlation))
+
+
+def trigger_legs(world: World, legs: LegRisk) -> Bools:
+    """The position of each unit that takes the most of its distance, the first by name of equals; none if all hedge."""
+    unit, taken = leg_unit(world), legs.share_of_distance
+    rank = np.argsort(np.argsort(np.array(world.symbols)))
+    could = np.flatnonzero(world.leg_closable & (taken > 0))
+    order = could[np.lexsort((rank[world.leg_symbol[could]], -taken[could], unit[could]))]
+    first = order[np.flatnonzero(np.diff(unit[order], prepend=-1))]
+    out = np.zeros(len(unit), dtype=np.bool_)
+    out[first] = True
+    return out
 
 
 def _nearest(held: pl.DataFrame, units_max: int | None) -> pl.DataFrame:
@@ -73,16 +93,12 @@ def _nearest(held: pl.DataFrame, units_max: int | None) -> pl.DataFrame:
 
 
 def _named(held: pl.DataFrame, world: World) -> pl.DataFrame:
-    """Names for places, the trigger marked, in the order of `SCHEMA`."""
+    """Names for places, in the order of `SCHEMA`."""
     accounts = pl.Series(
         world.account_names or map(str, range(int(world.account.max(initial=-1)) + 1)), dtype=pl.String
     )
-    taken = pl.when(~pl.col("collateral") & (pl.col("share_of_distance") > 0)).then("share_of_distance")
     rows = held.with_columns(
         accounts.gather(held["account_place"]).alias("account"),
         pl.Series(world.symbols, dtype=pl.String).gather(held["symbol"]).alias("leg"),
     ).sort("distance_sd", "account", "unit", -pl.col("share_of_distance"), "leg")
-    first = pl.int_range(pl.len()).over("unit") == taken.arg_max().over("unit")
-    return rows.with_columns(first.fill_null(False).alias("trigger")).select(
-        pl.col(name).cast(dtype) for name, dtype in SCHEMA.items()
-    )
+    return rows.select(pl.col(name).cast(dtype) for name, dtype in SCHEMA.items())

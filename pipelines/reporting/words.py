@@ -14,43 +14,132 @@ FAMILIES = {
     "leverage": "leverage",
     "crowding": "crowding",
     "thin_book": "thin book",
+    "structure": "cascade structure",
+    "context": "context",
+    "drift": "drift from the usual",
     "health": "data health",
 }
+
+
+def _drifted(what: str) -> tuple[str, tuple[str, str], Callable[[float], float]]:
+    """The words of a measure of drift; its value is a signed -log10 p."""
+    above, below = (
+        f"{what} {side} this hour's usual, as chance has it once in {{:,.0f}}" for side in ("above", "below")
+    )
+    return f"{what} drifted", (above, below), lambda x: math.copysign(10 ** abs(x), x)
+
 
 # name without its window -> what it is about; how its value is said (or how a positive and a negative one is); from
 # the feature's value to the one that is said
 FEATURES: dict[str, tuple[str, str | tuple[str, str], Callable[[float], float]]] = {
     "cancel_burst": ("cancel burst", "cancelled dollars " + AGAINST_USUAL, float),
+    "cancel_rate_score": ("cancel rate", "cancelled dollars {:,.1f} robust sd above the usual", float),
+    "cancel_tail": ("cancel burst", "so many cancels happen once in {:,.0f} windows", lambda x: 10**x),
     "cancel_to_trade": ("cancels over trades", "{:,.1f} dollars cancelled per dollar traded", math.exp),
+    "cancel_to_add": ("book taken down", "{:,.1f} dollars cancelled per dollar added", math.exp),
+    "cancel_near_share": ("near cancels", "nearness of the cancels {:.0f} % (100: at the touch)", lambda x: 100 * x),
     "net_fleeting": ("book emptying", "cancelled beyond added: {:,.2f} times the depth", float),
     "cancel_side": ("one-sided cancels", "side of the cancels {:+.2f} (+1: bids leave)", float),
+    "cancel_branching": ("cancels set off cancels", "each cancel sets off {:.2f} further ones", float),
+    "cancel_sync": ("cancel burst everywhere", "{:.0f} % of the symbols are in a cancel burst", lambda x: 100 * x),
+    "cancel_follow": ("cancel burst after others", "cancel burst after others, strength {:,.1f}", float),
+    "replenish": ("book does not refill", "{:.0f} % of what was taken has come back", lambda x: 100 * math.exp(x)),
+    "quote_stuffing": ("messages per trade", "{:,.0f} messages per trade", math.exp),
     "oi_change": ("open interest", "open interest changed {:+.1f} %", lambda x: 100 * math.expm1(x)),
     "oi_score": ("open interest", "change of open interest {:+,.1f} sd from the usual", float),
     "oi_over_volume": ("open interest over volume", "open interest {:,.1f} times the volume", math.exp),
+    "oi_over_depth": ("open interest over depth", "open interest {:,.0f} times the thinner side", math.exp),
     "oi_quadrant": ("who moves the price", "open-interest quadrant {:+.0f} (2: risk is added)", float),
+    "oi_build_side": ("who built", "side that built what is open {:+.2f} (+1: longs)", float),
+    "oi_drawdown": ("unwinding", "open interest {:.1f} % below its high", lambda x: -100 * math.expm1(-x)),
+    "ladder_share": ("ladder of leverage", "{:.1f} % of open interest may trip within 5 %", lambda x: 100 * x),
+    "ladder_side": ("side of the ladder", "side of the ladder near the price {:+.2f} (+1: longs)", float),
+    "ladder_doubt": ("doubt of the ladder", "bold and careful ladder differ {:,.1f}-fold", math.exp),
     "fuel_over_depth": ("fuel over depth", "forced flow of a 5 % move is {:,.2f} times the book", float),
+    "fuel_over_depth_100": ("fuel over depth", "forced flow of a 1 % move is {:,.2f} times the book", float),
     "fuel_side": ("side of the fuel", "side that would be forced {:+.2f} (+1: longs)", float),
     "leverage_p90": ("account leverage", "a tenth of the notional is levered above {:,.1f}×", float),
     "leverage_change": ("account leverage", "leverage {:,.2f} times that before", math.exp),
+    "leverage_shift": ("leverage distribution", "leverages moved by {:.0f} %", lambda x: 100 * math.expm1(x)),
+    "leverage_tilt": ("leverage distribution", "accounts changed leverage by {:+.0f} %", lambda x: 100 * math.expm1(x)),
+    "over_20x": ("leverage above 20", "{:.0f} % of the notional is levered above 20×", lambda x: 100 * x),
+    "margin_used_now": ("margin used", "maintenance takes {:.0f} % of equity", lambda x: 100 * x),
+    "at_risk": ("at-risk notional", "{:.0f} % of positions would be forced within 2 %", lambda x: 100 * x),
+    "overdue_share": ("short of margin", "{:.1f} % of positions are short of margin", lambda x: 100 * x),
+    "collateral_other": ("collateral", "{:.0f} % of the collateral falls with the market", lambda x: 100 * x),
+    "peg_sensitivity": ("peg sensitivity", "stablecoins are {:,.1f} times the margin left", math.expm1),
     "largest_account": ("largest account", "largest account holds {:.0f} %", lambda x: 100 * x),
+    "accounts_effective_log": ("concentration", "as concentrated as {:,.0f} equal accounts", math.exp),
+    "top_long_side": ("largest accounts", "side of the ten largest accounts {:+.2f} (+1: long)", float),
+    "top_side_change": ("largest accounts turn", "the ten largest accounts turned by {:+.2f}", float),
     "liq_over_volume": ("liquidations over volume", "liquidations {:.1f} % of trading", lambda x: 100 * math.expm1(x)),
     "basis_bps": ("perp away from spot", ("perp {:,.0f} bps above spot", "perp {:,.0f} bps below spot"), float),
     "basis_score": ("basis", "basis {:+,.1f} sd from the usual", float),
+    "basis_trend": ("basis", "basis moved {:+,.0f} bps in an hour", float),
+    "basis_apart_bps": ("perp away from other venues", "basis {:+,.0f} bps against other venues", float),
+    "basis_dispersion_bps": ("venues apart", "venues' bases lie {:,.0f} bps apart", float),
     "funding_annual": ("funding", "funding {:+,.1f} % a year", lambda x: 100 * x),
+    "funding_change": ("funding", "funding changed by {:+,.1f} % a year in 8 h", lambda x: 100 * x),
+    "funding_predicted_gap": ("next funding", "premium pulls funding by {:+,.1f} % a year", lambda x: 100 * x),
+    "funding_saturation": ("funding near its cap", "funding is at {:.0f} % of a usual cap", lambda x: 100 * x),
+    "funding_apart": ("funding away from other venues", "funding {:+,.1f} % a year against others", lambda x: 100 * x),
+    "funding_dispersion": ("venues apart", "venues' funding lies {:,.1f} % a year apart", lambda x: 100 * x),
+    "carry_bleed": (
+        "funding over equity",
+        ("funding takes {:.2f} % a day from longs' equity", "funding takes {:.2f} % a day from shorts' equity"),
+        lambda x: 100 * x,
+    ),
+    "vol_annual": ("volatility", "volatility {:,.0f} % a year", lambda x: 100 * x),
     "vol_ratio": ("volatility", "volatility {:,.1f} times the usual", math.exp),
     "parkinson_ratio": ("price range", "price range {:,.1f} times the usual", math.exp),
     "vol_score": ("volatility", "volatility " + AGAINST_USUAL, float),
+    "vol_short_long": ("volatility", "volatility {:,.1f} times that of the hour before", math.exp),
+    "vol_of_vol": ("restless volatility", "volatility varies {:,.1f}-fold within hours", math.exp),
+    "vol_wick": ("wicks", "ranges say {:,.2f} times the volatility of closes", math.exp),
+    "vol_one_way": ("one-way bars", "drift within bars: {:,.2f} times the volatility without it", math.exp),
+    "vol_gap_share": ("gaps between bars", "{:.0f} % of the volatility lies between bars", lambda x: 100 * x),
     "jump_share": ("jumps", "{:.0f} % of the volatility is jumps", lambda x: 100 * x),
     "crowding_score": ("crowding", "crowding {:+.2f} (+1: longs)", float),
+    "crowding_agreed": ("crowding", "funding, basis and volatility agree {:+.2f} (+1: longs)", float),
+    "crowding_apart": ("crowding here alone", "crowding against other venues {:+.2f} (+1: longs)", float),
     "basis_heat": ("heated basis", "heated basis {:+.2f} (+1: longs)", float),
     "depth_drop": ("depth below usual", "depth is {:.0f} % of the usual", lambda x: 100 * math.exp(-x)),
     "depth_drain": ("depth draining", "depth is {:.0f} % of that before", lambda x: 100 * math.exp(-x)),
     "depth_imbalance": ("one-sided depth", "depth imbalance {:+.2f} (−1: bids thin)", float),
+    "depth_norm": ("depth for this hour", "depth {:+,.1f} sd thinner than this hour usually is", float),
+    "touch_norm": ("touch for this hour", "touch {:+,.1f} sd thinner than this hour usually is", float),
+    "spread_norm": ("spread for this hour", "spread {:+,.1f} sd wider than this hour usually is", float),
+    "depth_slope": ("slope of the book", "slope of the book {:.2f} (1: even)", float),
+    "depth_curve": ("hollow book", "curve of the book {:+.2f} (+: hollow at the touch)", float),
+    "spread_over_vol": ("spread over volatility", "spread {:,.1f} times the volatility of a bar", math.exp),
+    "spread_score": ("spread", "spread " + AGAINST_USUAL, float),
+    "gap_burst": ("gaps in the book", "book torn open in {:.0f} % of the minutes", lambda x: 100 * x),
+    "quote_imbalance": ("one-sided touch", "imbalance at the touch {:+.2f} (−1: bids thin)", float),
+    "volume_imbalance": ("one-sided taking", "side of the takers {:+.2f} (−1: they sell)", float),
+    "slip_100k_bps": ("slippage", "100,000 USD pay {:,.0f} bps", float),
+    "slip_1m_bps": ("slippage", "1,000,000 USD pay {:,.0f} bps", float),
+    "slip_1m_short": ("exhausted book", "book lacks {:.0f} % of 1,000,000 USD", lambda x: 100 * x),
+    "resilience": ("slow refill", "half of a dent is refilled in {:,.1f} min", float),
+    "thin_share": ("thin everywhere", "{:.0f} % of the symbols are thin for this hour", lambda x: 100 * x),
+    "depth_eigen": ("books as one", "one factor moves {:.0f} % of all depth", lambda x: 100 * x),
+    "cliff_bps": ("cliff", "fuel outweighs the book within {:,.0f} bps (1,000: nowhere)", float),
     "touch_share": ("touch left", "{:.0f} % of the depth is at the touch", lambda x: 100 * x),
     "amihud_score": ("price moves per dollar", "price move per dollar " + AGAINST_USUAL, float),
     "range_score": ("price range per dollar", "price range per dollar " + AGAINST_USUAL, float),
     "kyle_slope": ("price impact", "price impact {:,.0f} bps per √M USD", float),
     "kyle_score": ("price impact", "price impact " + AGAINST_USUAL, float),
+    "kappa_worse": ("fuel over depth", "forced flow within 2 % is {:,.2f} times the book", float),
+    "kappa_side": ("side of the fuel", "fuel within 2 % leans {:+.2f} (+1: a fall burns it)", float),
+    "rho": ("loop gain", "each round of forced flow makes {:,.2f} of the move before", float),
+    "rho_change": ("loop gain", "loop gain changed by {:+,.2f}", float),
+    "loop_amplification": ("amplification", "a move ends {:,.1f} times as large (22,026: no end)", math.exp),
+    "cliff_distance_bps": ("cliff", "forced flow outweighs the book {:,.0f} bps away (10,000: nowhere)", float),
+    "margin_distance_sd": ("margin", "a tenth of the notional is {:,.1f} sd of a day from liquidation", float),
+    "trigger_leg_share": ("trigger legs", "{:.0f} % of the notional is triggered by this symbol", lambda x: 100 * x),
+    "depeg_bps": ("lost peg", "a stablecoin trades {:,.0f} bps below a dollar", float),
+    "band_mass": ("at-risk mass", "{:.1f} % of positions trip within 1 %", lambda x: 100 * x),
+    "band_mass_200": ("at-risk mass", "{:.1f} % of positions trip between 2 and 5 %", lambda x: 100 * x),
+    "touch_q25_log_s": ("time to trips", "a tenth trips within {:,.1f} h, 1 chance in 4", lambda x: math.exp(x) / 3600),
     "trade_gap_share": ("trades lost", "{:.1f} % of the trades are lost", lambda x: 100 * x),
     "latency_ratio": ("slow capture", "capture delay {:,.1f} times the usual", math.exp),
     "book_still_s": ("frozen book", "book has stood still for {:,.0f} s", float),
@@ -58,6 +147,25 @@ FEATURES: dict[str, tuple[str, str | tuple[str, str], Callable[[float], float]]]
     "book_frozen": ("frozen book", "{:,.0f} frozen book rows refused", math.expm1),
     "feed_stale": ("stale feed", "oldest feed is {:,.0f} s old", float),
     "rows_refused": ("refused rows", "{:,.0f} rows refused", math.expm1),
+    "book_gaps": ("lost book messages", "{:,.0f} losses of book messages", math.expm1),
+    "quote_age": ("stale quotes", "best bid and ask are {:,.0f} s old", float),
+    "structure_age_min": ("old positions", "positions are {:,.0f} min old", float),
+    "hour_sin": ("time of day", "time of day, {:+.2f} (+1: 06:00 UTC, −1: 18:00)", float),
+    "hour_cos": ("time of day", "time of day, {:+.2f} (+1: midnight UTC, −1: noon)", float),
+    "weekend": ("weekend", "weekend {:.0f} (1: banks are closed)", float),
+    "funding_due_min": ("funding due", "funding is due in {:,.0f} min", float),
+    "shock_decay": ("recent shock", "freshness of the last shock {:.2f} (1: now, 0.37: an hour ago)", float),
+    "liq_decay": ("recent liquidations", "freshness of liquidations {:.2f} (1: now, 0.37: an hour ago)", float),
+    "drift_depth": _drifted("depth"),
+    "drift_touch": _drifted("depth at the touch"),
+    "drift_spread": _drifted("spread"),
+    "drift_volume": _drifted("volume"),
+    "drift_cancels": _drifted("cancels"),
+    "drift_range": _drifted("price range"),
+    "drift_basis": _drifted("basis"),
+    "drift_funding": _drifted("funding"),
+    "drift_count": ("measures drifted", "{:.0f} of 8 measures are not as usual at this hour", float),
+    "drift_share": ("measures drifted", "{:.0f} % of the measures are not as usual at this hour", lambda x: 100 * x),
 }  # fmt: skip
 
 RULES = {
@@ -227,11 +335,13 @@ def feature(text: str) -> str:
 
     >>> feature("basis_bps_5 = -89.1"), feature("book_crossed_5"), feature("latency_ratio_5 = 1.17")
     ('perp 89 bps below spot', 'crossed book', 'capture delay 3.2 times the usual')
+    >>> feature("fuel_over_depth = 1.5"), feature("fuel_over_depth_100 = 1.5")
+    ('forced flow of a 5 % move is 1.50 times the book', 'forced flow of a 1 % move is 1.50 times the book')
     >>> feature("new_thing_5 = 1")
     'new thing 5 = 1'
     """
     name, _, value = text.partition(" = ")
-    known = FEATURES.get(_WINDOW.sub("", name)) or FEATURES.get(name)
+    known = FEATURES.get(name) or FEATURES.get(_WINDOW.sub("", name))
     if known is None:
         return text.replace("_", " ")
     about, said, convert = known

@@ -1,5 +1,6 @@
 """What must hold for every feature of the catalogue."""
 
+import ast
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from polars.testing import assert_frame_equal
 
 from features import catalogue, matrix
 from features.catalogue import FAMILIES, FAMILY_OF, FEATURES, LOOKBACK_MIN, MONOTONE, NAMES, TAILS, inputs_of
-from features.feature import Step
+from features.feature import Feature, Step
 from features.matrix import feature_matrix
 from features.schema import Bars, polars_schema
 from tests.features.worlds import START, World, bars_from, rich, rich_structure, rich_world
@@ -21,6 +22,7 @@ from tests.features.worlds import START, World, bars_from, rich, rich_structure,
 CUT = 1_700
 LAST = 2_000
 PACKAGE = Path(catalogue.__file__).parent
+CALENDAR = ("hour_sin", "hour_cos", "weekend")  # read the clock alone: never null
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def test_the_matrix_is_keyed_sorted_and_float(full: pl.DataFrame) -> None:
     assert full.height == 3 * LAST
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "weekend"])
 def test_a_rich_market_gives_values_that_vary(full: pl.DataFrame, name: str) -> None:
     later = full.filter(pl.col("ts") > START + timedelta(minutes=LOOKBACK_MIN))[name]
     assert later.null_count() == 0
@@ -169,7 +171,9 @@ def test_without_tables_there_are_only_nulls_and_no_error() -> None:
     empty = bars_from(close=[None] * 50)
     matrix = feature_matrix(empty)
     assert matrix.height == 50
-    assert matrix.select(pl.all_horizontal(pl.col(NAMES).is_null().all())).item()
+    silent = [name for name in NAMES if name not in CALENDAR]
+    assert matrix.select(pl.all_horizontal(pl.col(silent).is_null().all())).item()
+    assert matrix.select(CALENDAR).null_count().sum_horizontal().item() == 0
     assert feature_matrix(empty.head(0)).columns == matrix.columns
 
 
@@ -183,8 +187,12 @@ def test_trades_alone_feed_the_features_of_a_real_public_day() -> None:
     speaking = {name for name in NAMES if last[name] is not None}
     assert speaking == {
         *("basis_bps_5", "basis_score_5", "basis_heat_15", "vol_ratio_15", "parkinson_ratio_15", "vol_score_15"),
+        *("basis_trend_60", "vol_annual_60", "vol_short_long_5", "vol_of_vol_240", "vol_wick_60", "vol_one_way_60"),
+        "vol_gap_share_60",
         *("jump_share_60", "amihud_score_15", "range_score_15", "kyle_slope_60", "kyle_score_60"),
         *("trade_gap_share_5", "latency_ratio_5", "feed_stale_s", "rows_refused_5"),
+        *("volume_imbalance_15", "shock_decay_240"),
+        *CALENDAR,
     }
 
 
@@ -231,7 +239,8 @@ def test_silence_is_neither_null_nor_a_score() -> None:
     """A market in which nothing moves or trades scores zero: the floors stand in for the missing spread."""
     still = {n: pl.Series([0] * 700) for n, dtype in polars_schema(Bars).items() if dtype == pl.Int64}
     prices = {n: pl.Series([100.0] * 700) for n in ("open", "high", "low", "close", "index")}
-    ages = {n: pl.Series([1.0] * 700) for n in ("trade_age_s", "index_age_s", "depth_age_s")}
+    ages = {n: pl.Series([1.0] * 700) for n in ("trade_age_s", "index_age_s", "depth_age_s", "quote_age_s")}
+    ages |= {n: pl.Series([1.0] * 700) for n in ("spread_bps", "spread_bps_max")}
     last = feature_matrix(bars_from(**still, **prices, **ages)).row(-1, named=True)
     names = [n for n in NAMES if n.rsplit("_", 1)[0].endswith(("_burst", "_score", "_ratio", "_drop", "_slope"))]
     scores = {
@@ -255,12 +264,44 @@ def test_one_faulty_bar_does_not_poison_the_rest() -> None:
 # What a reader must find, and what a reviewer must not have to look for.
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_feature_has_its_card(name: str) -> None:
-    cards = (PACKAGE / "README.md").read_text(encoding="utf-8").split("## Cards")[1]
-    card = [line for line in cards.splitlines() if line.startswith(f"| `{name}` |")]
-    assert len(card) == 1
-    assert f" {TAILS[name]} |" in card[0]
+CARD = (
+    "feature",
+    "idea and formula",
+    "unit",
+    "lookback",
+    "tail",
+    "mirror",
+    "dollars",
+    "null when",
+    "source",
+    "fails when",
+)
+
+
+def _cards() -> dict[str, dict[str, str]]:
+    """Feature -> its card, from the tables of the README."""
+    found: dict[str, dict[str, str]] = {}
+    text = (PACKAGE / "README.md").read_text(encoding="utf-8").split("## Cards")[1].split("\n## ")[0]
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").replace("\\|", "/").split("|")]
+        if line.startswith("| `"):
+            assert len(cells) == len(CARD), line
+            name = cells[0].strip("`")
+            assert name not in found, name
+            found[name] = dict(zip(CARD, cells, strict=True))
+    return found
+
+
+def test_the_cards_are_those_of_the_catalogue_in_its_order() -> None:
+    assert list(_cards()) == list(NAMES)
+
+
+@pytest.mark.parametrize("feature", catalogue.catalogue().features, ids=lambda feature: feature.name)
+def test_every_card_says_what_the_record_says(feature: Feature) -> None:
+    card = _cards()[feature.name]
+    told = (card["lookback"], card["tail"], card["mirror"], card["dollars"])
+    assert told == (str(feature.lookback_min), feature.tail, feature.mirror, feature.scale)
+    assert all(len(card[part]) > 1 for part in ("idea and formula", "unit", "null when", "source", "fails when"))
 
 
 FORWARD = (
@@ -282,3 +323,36 @@ def test_only_labels_may_look_forward(path: Path) -> None:
         assert 'strategy="forward"' not in text
         assert "def future_" not in text
         assert "features.labels" not in text
+
+
+def _divides_by_a_number(node: ast.AST) -> bool:
+    """Whether an expression is divided by a plain number that is no power of two."""
+    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)):
+        return False
+    calls = [call.func for call in ast.walk(node.left) if isinstance(call, ast.Call)]
+    of_columns = any(
+        not (isinstance(f, ast.Attribute) and getattr(f.value, "id", "") in ("math", "step")) for f in calls
+    )
+    right = node.right
+    plain = isinstance(right, ast.Constant) and right.value not in (2, 4)
+    named = isinstance(right, ast.Name) and (right.id.isupper() or right.id in ("window", "baseline", "usd"))
+    return of_columns and (plain or named or ast.unparse(right).startswith("math."))
+
+
+EXPRESSIONS = ("cancels", "leverage", "crowding", "thin_book", "structural", "context", "health", "exact", "volatility")
+
+
+@pytest.mark.parametrize("module", EXPRESSIONS)
+def test_no_expression_is_divided_by_a_plain_number(module: str) -> None:
+    """Polars divides a column of one row, and multiplies a longer one with the inverse: the last bit would depend on
+    how many rows are computed at once. Multiplying with the inverse does not."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    assert [ast.unparse(node) for node in ast.walk(tree) if _divides_by_a_number(node)] == []
+
+
+def test_a_division_by_a_plain_number_is_seen() -> None:
+    tree = ast.parse("x = log_return() / 3\ny = 1 / 3\nz = pl.col('a') / pl.col('b')\nw = steps(x) / window")
+    assert [ast.unparse(node) for node in ast.walk(tree) if _divides_by_a_number(node)] == [
+        "log_return() / 3",
+        "steps(x) / window",
+    ]

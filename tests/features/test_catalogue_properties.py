@@ -110,12 +110,20 @@ def _near(one: pl.Series, two: pl.Series, tolerance: float = 2e-3) -> bool:
     return bool(same_nulls is not None and same_nulls > 0.99 and close is not None and close > 0.99)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name, feature in FEATURES.items() if feature.mirror != "none"])
 def test_signed_features_flip_in_the_mirrored_market_and_the_others_do_not(
     full: pl.DataFrame, mirror: pl.DataFrame, name: str
 ) -> None:
     got = -mirror[name] if FEATURES[name].mirror == "flip" else mirror[name]
     assert _near(full[name], got), (full[name].tail(3).to_list(), got.tail(3).to_list())
+
+
+@pytest.mark.parametrize("name", [name for name, feature in FEATURES.items() if feature.mirror == "none"])
+def test_a_feature_with_a_sided_constant_neither_flips_nor_stays(
+    full: pl.DataFrame, mirror: pl.DataFrame, name: str
+) -> None:
+    assert not _near(full[name], mirror[name])
+    assert not _near(full[name], -mirror[name])
 
 
 @pytest.fixture(scope="module")

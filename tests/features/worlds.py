@@ -49,6 +49,7 @@ def rich(minutes: int, symbol: str = "A-PERP", seed: int = 0) -> pl.DataFrame:
     busy = np.exp(np.repeat(rng.normal(0, 0.7, minutes // 30 + 1), 30)[:minutes])
     close = 100 * np.exp(np.cumsum(rng.standard_t(4, minutes) * 3e-4 * busy))
     opened = np.concatenate([close[:1], close[:-1]])
+    opened *= 1 + np.random.default_rng([seed, sum(symbol.encode()), 1]).normal(0, 5e-5, minutes)  # gaps between bars
     spread = np.abs(rng.normal(0, 2e-4, (2, minutes)))
 
     def usd(scale: float) -> Any:

@@ -211,7 +211,8 @@ def kyle_slope_60(past: Past, t: int) -> Value:
     r = whole([log_return(past, i) for i in range(t - bars + 1, t + 1)])
     if q is None or r is None:
         return None
-    covariance = statistics.covariance([1e4 * v for v in r], q) * (bars - 1) / bars
+    moves = [round(1e4 * v / 0.005) * 0.005 for v in r]  # counted in steps of half a hundredth of a bp
+    covariance = statistics.covariance(moves, q) * (bars - 1) / bars
     return covariance / (statistics.pvariance(q) + 0.01)
 
 
