@@ -190,7 +190,7 @@ def cancel_branching(window: int) -> pl.Expr:
 
     A rate that drifts or jumps between regimes makes counts uneven although no order answers another (n = 0); it takes
     naive fits to n near 1. Neighbouring differences have nothing in common but the noise of the bar between them, so
-    neither a trend nor a jump enters F. `sqrt(7 / window)` is the standard error of F for Poisson counts. Returns
+    neither a trend nor a single jump enters F (regimes of a few minutes do). `sqrt(7 / window)` is the standard error of F for Poisson counts. Returns
     `cancel_branching_{window}`: Float64 in [0, 1). What is set off later than a bar is not seen. Null until the window
     is full, where it holds a null, and where nothing was cancelled. Raises ValueError if `window` < 10.
     """
@@ -243,6 +243,8 @@ def replenish(window: int) -> pl.Expr:
 
 def quote_stuffing(window: int) -> pl.Expr:
     """Messages per trade: `log((adds + cancels + 1) / (trades + 1))`, counts over `(t - window, t]`.
+
+    A level, not a score: what is usual differs by venue, and a model or detector learns that.
 
     Returns `quote_stuffing_{window}`: Float64. Null until the window is full and where it holds a null.
     Raises ValueError if `window` < 1.

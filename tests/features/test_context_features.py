@@ -16,7 +16,7 @@ from tests.features.worlds import START, bars_from, rich, rich_structure
 LONG = 700  # bars; the shock features look back on 484
 
 
-def last(feature: pl.Expr, **columns: Any) -> float | None:
+def last(feature: pl.Expr, **columns: Any) -> Any:
     return pl.DataFrame(columns).select(feature).to_series()[-1]
 
 
@@ -71,9 +71,12 @@ def test_feature_by_hand(why: str, feature: pl.Expr, columns: dict[str, Any], wa
 
 
 def test_windows_that_cannot_be_are_refused() -> None:
-    for build in (lambda: shock_decay(0, 5, 240), lambda: shock_decay(240, 5, 5), lambda: liq_decay(240, 0)):
+    for window, move, baseline in ((0, 5, 240), (240, 0, 240), (240, 5, 5)):
         with pytest.raises(ValueError, match="must be"):
-            build()
+            shock_decay(window, move, baseline)
+    for window, flow in ((0, 5), (240, 0)):
+        with pytest.raises(ValueError, match="must be"):
+            liq_decay(window, flow)
 
 
 def _calm(**changed: Any) -> pl.DataFrame:

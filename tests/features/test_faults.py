@@ -1,7 +1,6 @@
 """Data health: every fault and every reason is reached by a world made for it, and every null has one."""
 
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +11,7 @@ from features.catalogue import NAMES, catalogue
 from features.faults import INPUTS, input_health, inputs_read, null_reasons
 from features.feature import Feature
 from features.leverage import oi_change
-from features.matrix import Beside, _with_structure, features_and_health
+from features.matrix import Beside, _with_structure, feature_matrix, features_and_health
 from tests.features.worlds import START, World, holed, rich, rich_structure, rich_world
 
 FEATURES = {feature.name: feature for feature in catalogue().features}
@@ -63,15 +62,20 @@ def test_fault_by_hand(name: str, columns: dict[str, Any], want: str | None) -> 
     assert column[AT - 1] is None
 
 
-def test_every_input_is_tried_and_a_value_is_null_exactly_where_its_input_is_at_fault() -> None:
+def test_every_input_is_tried() -> None:
     assert {name for name, *_ in FAULTS} | {"structure"} == set(INPUTS)
-    for name, columns, want in FAULTS:
-        told = World(_faulty(**columns), WORLD.structure, WORLD.norms, WORLD.peers).matrix()
-        reader = {"depth": "depth_imbalance", "open interest": "oi_over_volume_60", "funding": "funding_annual"}.get(
-            name
-        )
-        if reader is not None:
-            assert (told[reader][AT] is None) == (want is not None), (name, columns)
+
+
+READERS = {"depth": "depth_imbalance", "open interest": "oi_over_volume_60", "funding": "funding_annual"}
+
+
+@pytest.mark.parametrize(("name", "columns", "want"), [row for row in FAULTS if row[0] in READERS])
+def test_a_feature_is_null_exactly_where_its_input_is_at_fault(
+    name: str, columns: dict[str, Any], want: str | None
+) -> None:
+    """`usable` and `input_health` state the same limits in two places."""
+    told = feature_matrix(_faulty(**columns).tail(90))[READERS[name]]
+    assert (told[AT - 720] is None) == (want is not None)
 
 
 def test_a_structure_that_is_too_old_is_stale_and_one_that_never_was_is_absent() -> None:
@@ -178,15 +182,17 @@ def test_no_features_no_reasons(torn: tuple[pl.DataFrame, pl.DataFrame]) -> None
 
 def test_the_order_of_health_does_not_matter(torn: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     matrix, health = torn
-    mixed: Callable[[pl.DataFrame], pl.DataFrame] = lambda rows: rows.sample(fraction=1.0, shuffle=True, seed=1)  # noqa: E731
+    mixed = health.sample(fraction=1.0, shuffle=True, seed=1)
     some = [FEATURES[name] for name in ("depth_drop_240", "oi_score_30")]
-    assert null_reasons(matrix, mixed(health), some).equals(null_reasons(matrix, health, some))
+    assert null_reasons(matrix, mixed, some).equals(null_reasons(matrix, health, some))
 
 
 def test_reasons_of_200_000_rows_take_seconds(torn: tuple[pl.DataFrame, pl.DataFrame]) -> None:
-    many = [pl.concat([part.with_columns(pl.col("symbol") + f"-{number}") for number in range(75)]) for part in torn]
-    assert many[0].height > 200_000
+    matrix, health = (
+        pl.concat([part.with_columns(pl.col("symbol") + f"-{number}") for number in range(75)]) for part in torn
+    )
+    assert matrix.height > 200_000
     begun = time.perf_counter()
-    told = null_reasons(*many, catalogue().features)
+    told = null_reasons(matrix, health, catalogue().features)
     assert time.perf_counter() - begun < 15  # 2 s on an idle machine
     assert told.height > 1_000_000

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from features.inputs import usable
 from features.norms import DAYS, DAYS_MIN, STEP, hour_end, hours_of, measure, norms_of
 from features.schema import MEASURES, Hours, polars_schema
-from tests.features.worlds import START, bars_from, rich, with_schema
+from tests.features.worlds import START, bars_from, rich
 
 DAY_MIN = 1_440
 HOUR = timedelta(hours=1)
@@ -24,7 +25,7 @@ def _wanted(day: int, hour: int, symbol: str = "A-PERP") -> pl.DataFrame:
     return pl.DataFrame({"venue": ["test"], "symbol": [symbol], "ts": ts})
 
 
-def _volumes(days: list[list[int | None]]) -> pl.DataFrame:
+def _volumes(days: Sequence[Sequence[int | None]]) -> pl.DataFrame:
     """A first hour of each day with these volumes, the rest of the day silent."""
     return bars_from(volume_usd=[v for day in days for v in [*day, *[None] * (DAY_MIN - len(day))]])
 
@@ -139,8 +140,8 @@ def test_an_hour_that_is_there_twice_is_refused() -> None:
 
 
 def test_nothing_in_gives_nothing_out() -> None:
-    assert hours_of(usable(with_schema(pl.DataFrame()))).is_empty()
-    assert norms_of(hours_of(usable(with_schema(pl.DataFrame()))), _wanted(1, 1)).is_empty()
+    assert hours_of(usable(rich(1).clear())).is_empty()
+    assert norms_of(hours_of(usable(rich(1).clear())), _wanted(1, 1)).is_empty()
 
 
 HAND: list[tuple[str, dict[str, list[Any]], float | None]] = [

@@ -327,6 +327,12 @@ HAND: list[tuple[str, pl.Expr, Columns, float | None]] = [
         200.0,
     ),
     (
+        "90 of 100, and no more further out: a ring without fuel does not burn",
+        cliff_bps(),
+        book(0, 100, 150, 300) | fuel([90, 90, 90], NO_FUEL),
+        CLIFF_NONE_BPS,
+    ),
+    (
         "an empty ring needs the floor of 1k to burn, not nothing",
         cliff_bps(),
         book(0, 100, 100, 300) | fuel([0, 0, 0], NO_FUEL),
