@@ -190,7 +190,8 @@ def cancel_branching(window: int) -> pl.Expr:
 
     A rate that drifts or jumps between regimes makes counts uneven although no order answers another (n = 0); it takes
     naive fits to n near 1. Neighbouring differences have nothing in common but the noise of the bar between them, so
-    neither a trend nor a single jump enters F (regimes of a few minutes do). `sqrt(7 / window)` is the standard error of F for Poisson counts. Returns
+    neither a trend nor a single jump enters F (regimes of a few minutes do). `sqrt(7 / window)`
+    is the standard error of F for Poisson counts. Returns
     `cancel_branching_{window}`: Float64 in [0, 1). What is set off later than a bar is not seen. Null until the window
     is full, where it holds a null, and where nothing was cancelled. Raises ValueError if `window` < 10.
     """

@@ -72,28 +72,22 @@ def surprise(name: str, window: int) -> pl.Expr:
     return once((t.sign() * told).clip(-SURPRISE_MAX, SURPRISE_MAX)).alias(f"drift_{name}_{window}")
 
 
-def _alarms(window: int) -> list[pl.Expr]:
-    return [surprise(name, window).abs() > SURPRISE_ALARM for name in MEASURES]
+def drift_count(surprises: Sequence[pl.Expr]) -> pl.Expr:
+    """How many measures have drifted: those with p < .01, `|surprise| > SURPRISE_ALARM`.
 
-
-def drift_count(window: int) -> pl.Expr:
-    """How many measures have drifted over `(t - window, t]`: those with p < .01, `|surprise| > SURPRISE_ALARM`.
-
-    Returns `drift_count`: Float64, 0 to 8. Null where no measure has a surprise. Without drift .08 on
-    average. Raises ValueError if `window` < 1.
+    Returns `drift_count`: Float64, 0 to 8. Null where no measure has a surprise. Without drift .08 on average.
     """
-    alarms = _alarms(window)
+    alarms = [x.abs() > SURPRISE_ALARM for x in surprises]
     told = pl.any_horizontal(alarm.is_not_null() for alarm in alarms)
     return pl.when(told).then(pl.sum_horizontal(alarms).cast(pl.Float64)).alias("drift_count")
 
 
-def drift_share(window: int) -> pl.Expr:
+def drift_share(surprises: Sequence[pl.Expr]) -> pl.Expr:
     """The same as a share of the measures that are told.
 
     Returns `drift_share`: Float64 in [0, 1]. Null where no measure has a surprise.
-    Raises ValueError if `window` < 1.
     """
-    alarms = _alarms(window)
+    alarms = [x.abs() > SURPRISE_ALARM for x in surprises]
     told = pl.sum_horizontal(alarm.is_not_null() for alarm in alarms)
     share = pl.sum_horizontal(alarms).cast(pl.Float64) / told
     return pl.when(told > 0).then(share).alias("drift_share")
@@ -101,15 +95,15 @@ def drift_share(window: int) -> pl.Expr:
 
 def family(step: Step) -> tuple[Feature, ...]:
     """The features of this family."""
-    hour = step.bars(60)
-    found = [
-        Feature(f"drift_{name}_60", surprise(name, hour), 59, "both", "flip" if name in _SIGNED else "same")
-        for name in MEASURES
-    ]
+    # Made once and handed on: polars does not recognise two calls of the same function as one column.
+    surprises = {name: surprise(name, step.bars(60)) for name in MEASURES}
     return (
-        *found,
-        Feature("drift_count", drift_count(hour), 59),
-        Feature("drift_share", drift_share(hour), 59),
+        *(
+            Feature(f"drift_{name}_60", expr, 59, "both", "flip" if name in _SIGNED else "same")
+            for name, expr in surprises.items()
+        ),
+        Feature("drift_count", drift_count([*surprises.values()]), 59),
+        Feature("drift_share", drift_share([*surprises.values()]), 59),
     )
 
 
@@ -170,14 +164,13 @@ def _rho(ranks: Floats) -> Floats:
     `2 sin(pi r / 6)` of the ranks' correlation r, plus `(1 + 3 rho) / n` for what a short series understates (Kendall
     1954), within [0, RHO_MAX]: rows that avoid each other are not taken for more rows than there are.
     """
-    one, two = ranks[:, :-1], ranks[:, 1:]
-    both = ~(np.isnan(one) | np.isnan(two))
+    both = ~(np.isnan(ranks[:, :-1]) | np.isnan(ranks[:, 1:]))
     n = np.maximum(both.sum(axis=1), 1)
-    x, y = (
-        np.where(both, rows - np.sum(rows, axis=1, where=both, keepdims=True) / n[:, None], 0) for rows in (one, two)
-    )
-    scale = np.sqrt(np.vecdot(x, x) * np.vecdot(y, y))
-    rho = 2 * np.sin(np.pi / 6 * np.divide(np.vecdot(x, y), scale, out=np.zeros_like(scale), where=scale > 0))
+    told = [np.where(both, rows, 0.0) for rows in (ranks[:, :-1], ranks[:, 1:])]
+    x, y = (np.where(both, rows - (rows.sum(axis=1) / n)[:, None], 0.0) for rows in told)
+    xx, yy, xy = (np.einsum("ij,ij->i", one, two) for one, two in ((x, x), (y, y), (x, y)))
+    scale = np.sqrt(xx * yy)
+    rho = 2 * np.sin(np.pi / 6 * np.divide(xy, scale, out=np.zeros_like(scale), where=scale > 0))
     return np.where(scale > 0, np.clip(rho + (1 + 3 * rho) / n, 0.0, RHO_MAX), 0.0)
 
 

@@ -103,7 +103,7 @@ def _with_structure(bars: pl.DataFrame, structure: pl.DataFrame | None) -> pl.Da
     joined = bars.join_asof(
         known, left_on="ts", right_on="known_at", by="symbol", strategy="backward", check_sortedness=False
     )
-    age_s = (pl.col("ts") - pl.col("structure_ts")).dt.total_microseconds() / 1e6
+    age_s = (pl.col("ts") - pl.col("structure_ts")).dt.total_microseconds().cast(pl.Float64) * 1e-6
     recent = age_s <= 60 * STRUCTURE_AGE_MIN_MAX
     return joined.with_columns(
         *(pl.when(recent).then(pl.col(name)).alias(name) for name in _STRUCTURE_COLUMNS), structure_age_s=age_s

@@ -12,7 +12,21 @@ from features.mechanics.margin import Tier, maintenance_usd, tiers_from, trip_pr
 from features.schema import Structure, polars_schema
 
 USD_ASSETS = ("USD", "USDT", "USDC", "FDUSD", "BUSD", "DAI", "TUSD")  # one dollar a unit
-NEAR = 0.05  # how far a price must move before its trips no longer count
+STABLECOINS = (
+    *USD_ASSETS[1:],
+    "USDE",
+    "USDS",
+    "PYUSD",
+    "FRAX",
+    "GUSD",
+    "UST",
+    "USTC",
+)  # promise a dollar, may break it
+BANDS_BPS = (100, 200, 500)  # how far a price moves before the trips that count
+QUANTILES = (10, 25, 50, 75, 90, 99)  # of account leverage, in percent of notional
+LEVERS = (10, 20, 50)  # leverages above which notional is counted
+TOP = 10  # accounts that count as the largest
+PEG_OVER_ROOM_MAX = 1e6
 LEVERAGE_MAX = 1_000.0  # stands for equity of 0 or less
 MARK_AGE_MAX = "1h"
 UNKNOWN_TIERS = (Tier(0.05, 0.0),)  # a contract without tiers is taken for a demanding one
@@ -112,15 +126,20 @@ def _unit_values(pairs: pl.DataFrame, marks: pl.DataFrame, instruments: pl.DataF
         check_sortedness=False,
     )
     unit = pl.when(pl.col("asset").is_in(USD_ASSETS)).then(1.0).otherwise(pl.col("quote").fill_null(0.0))
+    lost = pl.when(pl.col("asset").is_in(STABLECOINS)).then(1e4 * (1 - pl.col("quote")).clip(lower_bound=0.0))
     return cut.join(quotes, on=LEG, how="left").select(
-        "venue", "asset", "ts", unit.alias("unit_usd"), pl.col("haircut").fill_null(0.0)
+        "venue", "asset", "ts", unit.alias("unit_usd"), pl.col("haircut").fill_null(0.0), lost.alias("depeg_bps")
     )
 
 
 def _cash(
     owners: pl.DataFrame, collateral: pl.DataFrame, marks: pl.DataFrame, instruments: pl.DataFrame
 ) -> pl.DataFrame:
-    """Dollars of collateral per venue, account, ts: `sum(amount * unit * (1 - haircut))`, debts without haircut."""
+    """Dollars of collateral per venue, account, ts: `sum(amount * unit * (1 - haircut))`, debts without haircut.
+
+    `deposit_usd` is what of it is no debt, `coin_usd` its part that is neither dollars nor stablecoins, `stable_usd`
+    the stablecoins, `depeg_bps` the worst of their lost pegs that is known.
+    """
     assets = collateral.select("venue", "account", "asset").unique()
     pairs = owners.join(assets, on=["venue", "account"]).sort("seen_at")
     known = collateral.select("venue", "account", "asset", "known_at", "amount").sort("known_at")
@@ -129,7 +148,19 @@ def _cash(
     valued = held.drop_nulls("amount").join(_unit_values(pairs, marks, instruments), on=["venue", "asset", "ts"])
     kept = pl.when(pl.col("amount") > 0).then(1.0 - pl.col("haircut")).otherwise(1.0)
     value = pl.col("amount") * pl.col("unit_usd") * kept
-    return valued.sort(*OWNER, "asset").group_by(OWNER, maintain_order=True).agg(value.sum().alias("cash_usd"))
+    deposit = value.clip(lower_bound=0.0)
+    stable, dollar = pl.col("asset").is_in(STABLECOINS), pl.col("asset") == USD_ASSETS[0]
+    return (
+        valued.sort(*OWNER, "asset")
+        .group_by(OWNER, maintain_order=True)
+        .agg(
+            value.sum().alias("cash_usd"),
+            deposit.sum().alias("deposit_usd"),
+            deposit.filter(~stable & ~dollar).sum().alias("coin_usd"),
+            deposit.filter(stable).sum().alias("stable_usd"),
+            pl.col("depeg_bps").filter(pl.col("amount") > 0).max().alias("depeg_bps"),
+        )
+    )
 
 
 def _with_equity(legs: pl.DataFrame, cash: pl.DataFrame) -> pl.DataFrame:
@@ -148,28 +179,80 @@ def _with_equity(legs: pl.DataFrame, cash: pl.DataFrame) -> pl.DataFrame:
     ).with_columns(leverage.clip(0.0, LEVERAGE_MAX).alias("leverage"))
 
 
-def _summary(legs: pl.DataFrame) -> pl.DataFrame:
-    """One row per venue, symbol, ts; `legs` carry trip price, notional and leverage."""
-    long = (pl.col("qty") > 0) & (pl.col("trip") >= (1 - NEAR) * pl.col("price"))
-    short = (pl.col("qty") < 0) & (pl.col("trip") <= (1 + NEAR) * pl.col("price"))
+def _fuel(side: str, band_bps: int) -> pl.Expr:
+    """Notional of one side whose trip price lies within `band_bps` of the price, or past it."""
+    near = band_bps / 1e4
+    long = (pl.col("qty") > 0) & (pl.col("trip") >= (1 - near) * pl.col("price"))
+    short = (pl.col("qty") < 0) & (pl.col("trip") <= (1 + near) * pl.col("price"))
     usd = pl.col("notional_usd").round().cast(pl.Int64)
-    reached = pl.col("notional_usd").cum_sum() / pl.col("notional_usd").sum()
-    by_account = legs.group_by(*LEG, "account").agg(usd.sum().alias("account_usd"))
-    largest = by_account.group_by(LEG).agg((pl.col("account_usd").max() / pl.col("account_usd").sum()).alias("largest"))
-    rows = (
+    return usd.filter(long if side == "long" else short).sum().alias(f"fuel_{side}_{band_bps}bps_usd")
+
+
+def _by_leverage(legs: pl.DataFrame) -> pl.DataFrame:
+    """Sums and quantiles over the legs of each venue, symbol, ts."""
+    notional, leverage = pl.col("notional_usd"), pl.col("leverage")
+    reached = notional.cum_sum() / notional.sum()
+    needed = pl.col("maintenance_usd") + pl.col("other_usd")
+    used = pl.when(pl.col("equity_usd") > 0).then((needed / pl.col("equity_usd")).clip(0.0, 1.0)).otherwise(1.0)
+    usd = notional.round().cast(pl.Int64)
+    return (
         legs.sort(*LEG, "leverage", "account")
         .group_by(LEG, maintain_order=True)
         .agg(
             pl.col("seen_at").first().alias("known_at"),
-            usd.filter(long).sum().alias("fuel_long_500bps_usd"),
-            usd.filter(short).sum().alias("fuel_short_500bps_usd"),
+            *(_fuel(side, band) for side in ("long", "short") for band in BANDS_BPS),
             usd.sum().alias("position_usd"),
-            pl.col("leverage").filter(reached >= 0.5).first().round(6).alias("leverage_p50"),
-            pl.col("leverage").filter(reached >= 0.9).first().round(6).alias("leverage_p90"),
+            usd.filter(needed > pl.col("equity_usd")).sum().alias("overdue_usd"),
+            *(leverage.filter(reached >= q / 100).first().round(6).alias(f"leverage_p{q}") for q in QUANTILES),
+            *((notional.filter(leverage > x).sum() / notional.sum()).alias(f"over_{x}x_share") for x in LEVERS),
+            ((used * notional).sum() / notional.sum()).round(9).alias("margin_used"),
         )
     )
-    share = pl.when(pl.col("largest").is_finite()).then(pl.col("largest")).alias("largest_share")
-    return rows.join(largest, on=LEG).with_columns(share)
+
+
+def _by_account(legs: pl.DataFrame) -> pl.DataFrame:
+    """Concentration over the accounts of each venue, symbol, ts, and which side the TOP largest are on."""
+    usd = pl.col("notional_usd").round().cast(pl.Int64)
+    accounts = legs.group_by(*LEG, "account").agg(
+        usd.sum().alias("account_usd"), usd.filter(pl.col("qty") > 0).sum().alias("long_usd")
+    )
+    share = pl.col("account_usd") / pl.col("account_usd").sum()
+    top_long, top = (pl.col(name).head(TOP).sum() for name in ("long_usd", "account_usd"))
+    found = (
+        accounts.sort(*LEG, "account_usd", "account", descending=[False, False, False, True, False])
+        .group_by(LEG, maintain_order=True)
+        .agg(
+            share.max().alias("largest_share"),
+            (1 / share.pow(2).sum()).alias("accounts_effective"),
+            (top_long / top).alias("top10_long_share"),
+        )
+    )
+    names = ("largest_share", "accounts_effective", "top10_long_share")
+    return found.with_columns(pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name) for name in names)
+
+
+def _by_collateral(legs: pl.DataFrame) -> pl.DataFrame:
+    """What the cross accounts of each venue, symbol, ts rely on: coins, stablecoins, and the pegs of those."""
+    room = (pl.col("equity_usd") - pl.col("maintenance_usd") - pl.col("other_usd")).clip(lower_bound=0.0)
+    holders = (
+        legs.filter("cross")
+        .sort(*LEG, "account")
+        .group_by(*LEG, "account", maintain_order=True)
+        .agg(pl.col("deposit_usd", "coin_usd", "stable_usd", "depeg_bps").first(), room.first().alias("room_usd"))
+    )
+    deposit, stable, free = (pl.col(name).sum() for name in ("deposit_usd", "stable_usd", "room_usd"))
+    relied = pl.when(free > 0).then((stable / free).clip(upper_bound=PEG_OVER_ROOM_MAX))
+    return holders.group_by(LEG, maintain_order=True).agg(
+        pl.when(deposit > 0).then((pl.col("coin_usd").sum() / deposit).clip(0.0, 1.0)).alias("collateral_other_share"),
+        relied.otherwise(pl.when(stable > 0).then(PEG_OVER_ROOM_MAX).otherwise(0.0)).alias("stable_over_room"),
+        pl.col("depeg_bps").max().round(6).alias("depeg_bps"),
+    )
+
+
+def _summary(legs: pl.DataFrame) -> pl.DataFrame:
+    """One row per venue, symbol, ts; `legs` carry trip price, notional, leverage and their account's collateral."""
+    parts = (_by_leverage(legs), _by_account(legs), _by_collateral(legs))
+    return reduce(lambda left, right: left.join(right, on=LEG, how="left", maintain_order="left"), parts)
 
 
 def structure(

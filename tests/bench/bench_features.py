@@ -277,7 +277,11 @@ def run_each(venue: Venue, rounds: int) -> Found:
 
 def _alone(rows: pl.DataFrame, expr: pl.Expr, columns: Mapping[str, pl.Expr]) -> pl.DataFrame:
     told = finite(expr).alias("told")
-    return ours._planned(rows, ours._levels([told], columns), [told], pl.lit(True)).collect()
+    levels = ours._levels([told], columns)
+    read = {name for level in (*levels, [told]) for one in level for name in one.meta.root_names()} & set(rows.columns)
+    return ours._on_stacks(
+        rows.select("symbol", "ts", *sorted(read - {"symbol", "ts"})), levels, [told], 0, pl.lit(True)
+    )
 
 
 # --- comparing ---

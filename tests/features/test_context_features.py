@@ -118,6 +118,11 @@ def test_a_jump_within_four_sigmas_is_no_shock() -> None:
     assert set(_decays(_jump(9e-4))[500:]) == {0.0}  # 9 - 2 = 7 bps
 
 
+def test_a_jump_is_not_held_against_itself() -> None:
+    """10.2 - 2 = 8.2 bps exceed 4 * 2; with the jump in the baseline the limit would be 4 * 2.065 = 8.26."""
+    assert _decays(_jump(10.2e-4))[500] == 1.0
+
+
 def test_a_slide_too_slow_for_one_bar_is_a_shock_over_five() -> None:
     slide = np.clip(np.arange(LONG) - 499, 0, 5) * -5e-4  # 5 +- 2 bps a bar: below 8; 25 -+ 2 in five: above 17.9
     told = _decays(_calm(close=_calm()["close"].to_numpy() * np.exp(slide)))

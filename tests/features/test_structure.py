@@ -178,6 +178,67 @@ def test_leverage_is_the_accounts_and_weighted_by_notional() -> None:
     assert (out["leverage_p50"], out["leverage_p90"]) == (5.0, LEVERAGE_MAX)
 
 
+def test_fuel_is_told_for_each_band() -> None:
+    """Longs of 10 at 100 with MM 1 %: margins of 15, 25, 58 trip at 99.49, 98.48, 95.15."""
+    longs = [position(f"l{m}", "A", 10.0, 100.0, float(m)) for m in (15, 25, 58)]
+    short = position("s", "A", -10.0, 100.0, 15.0)  # trips at 1015 / 10.1 = 100.495
+    out = built([*longs, short], [], [mark("A", 100.0)], [instrument("A")]).row(0, named=True)
+    assert [out[f"fuel_long_{band}bps_usd"] for band in (100, 200, 500)] == [1_000, 2_000, 3_000]
+    assert [out[f"fuel_short_{band}bps_usd"] for band in (100, 200, 500)] == [1_000, 1_000, 1_000]
+
+
+THREE = (
+    [position("a", "A", 10.0, 100.0), position("b", "A", 80.0, 100.0), position("c", "A", -15.0, 100.0)],
+    [cash("a", 500.0), cash("b", 1_600.0, "USD"), cash("c", 14.0)],
+    [mark("A", 100.0)],
+    [instrument("A")],
+)
+
+
+def test_what_the_accounts_of_a_symbol_are_like() -> None:
+    """1 000 at 2x, 8 000 at 5x, 1 500 short at 107x with equity 14 below its maintenance of 15."""
+    out = built(*THREE).row(0, named=True)
+    assert out["position_usd"] == 10_500
+    assert out["overdue_usd"] == 1_500
+    assert [out[f"leverage_p{q}"] for q in (10, 25, 50, 75)] == [5.0] * 4  # 1 000 of 10 500 are less than a tenth
+    assert out["leverage_p90"] == out["leverage_p99"] == pytest.approx(1_500 / 14, rel=1e-6)
+    assert [out[f"over_{x}x_share"] for x in (10, 20, 50)] == [pytest.approx(1_500 / 10_500)] * 3
+    # 10 of 500, 80 of 1 600, and all of it: .02 * 1 000 + .05 * 8 000 + 1 * 1 500
+    assert out["margin_used"] == pytest.approx(1_920 / 10_500)
+    assert out["accounts_effective"] == pytest.approx(10.5**2 / (1**2 + 8**2 + 1.5**2))
+    assert out["top10_long_share"] == pytest.approx(9_000 / 10_500)
+
+
+def test_what_the_accounts_rely_on() -> None:
+    """514 USDT over a room of 490 + 1 520 + 0; no coins. Then 2 X at 100 beside 2 114 of deposits."""
+    out = built(*THREE).row(0, named=True)
+    assert out["stable_over_room"] == pytest.approx(514 / 2_010)
+    assert out["collateral_other_share"] == 0.0
+    assert out["depeg_bps"] is None
+    positions, collateral, marks, instruments = THREE
+    coined = built(positions, [*collateral, cash("a", 2.0, "X")], marks, instruments).row(0, named=True)
+    assert coined["collateral_other_share"] == pytest.approx(200 / 2_314)
+
+
+def test_a_stablecoin_below_its_peg_is_seen_and_priced() -> None:
+    """100 USDE at .98 are 98 dollars and 200 bps off; a debt in it is no reliance."""
+    positions, _, marks, instruments = THREE
+    coin = [instrument("USDE-SPOT", None, "USDE", haircut=0.0)]
+    deposits = [cash("a", 100.0, "USDE"), cash("b", 1_600.0), cash("c", 100.0)]
+    out = built(positions, deposits, [*marks, mark("USDE-SPOT", 0.98)], [*instruments, *coin]).row(0, named=True)
+    assert out["depeg_bps"] == pytest.approx(200.0)
+    assert out["collateral_other_share"] == 0.0
+    owing = [cash("a", -1.0, "USDE"), cash("a", 600.0), cash("b", 1_600.0), cash("c", 100.0)]
+    owed = built(positions, owing, [*marks, mark("USDE-SPOT", 0.98)], [*instruments, *coin]).row(0, named=True)
+    assert owed["depeg_bps"] is None
+
+
+def test_isolated_positions_have_no_collateral_to_rely_on() -> None:
+    out = built([position("a", "A", 10.0, 100.0, 58.0)], [], [mark("A", 100.0)], [instrument("A")]).row(0, named=True)
+    assert (out["collateral_other_share"], out["stable_over_room"], out["depeg_bps"]) == (None, None, None)
+    assert out["margin_used"] == pytest.approx(10 / 58)
+
+
 @pytest.mark.parametrize(
     ("collateral", "instruments", "equity"),
     [
