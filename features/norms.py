@@ -17,7 +17,7 @@ from typing import Final
 import polars as pl
 
 from features.crowding import basis_now, funding_rate_annual
-from features.exact import finite, steps
+from features.exact import finite, once, steps
 from features.inputs import DEPTH_FLOOR_USD, FLOW_FLOOR_USD
 from features.schema import MEASURES, Hours, polars_schema
 
@@ -57,7 +57,7 @@ def measure(name: str) -> pl.Expr:
         "basis": basis_now() * 0.01,
         "funding": 10 * funding_rate_annual(),
     }
-    return finite(formulas[name])
+    return once(finite(formulas[name]))
 
 
 def hours_of(bars: pl.DataFrame) -> pl.DataFrame:

@@ -133,9 +133,9 @@ def range_score(window: int, baseline: int) -> pl.Expr:
 
 def _slope(window: int) -> pl.Expr:
     flow = pl.col("buy_usd") - pl.col("sell_usd")
-    q = steps(flow.sign() * (flow.abs() * 1e-6).sqrt(), FLOW_STEP)
-    r = steps(log_return() * 1e4, MOVE_STEP_BPS)
-    product, mean_r, mean_q, mean_q2 = (x.rolling_mean(window) for x in (r * q, r, q, q.pow(2)))
+    q = once(steps(flow.sign() * (flow.abs() * 1e-6).sqrt(), FLOW_STEP))
+    r = once(steps(log_return() * 1e4, MOVE_STEP_BPS))
+    product, mean_r, mean_q, mean_q2 = (once(x.rolling_mean(window)) for x in (r * q, r, q, q.pow(2)))
     covariance = (product - mean_r * mean_q) * (MOVE_STEP_BPS * FLOW_STEP)
     variance = (mean_q2 - mean_q.pow(2)).clip(lower_bound=0.0) * FLOW_STEP**2
     return once(covariance / (variance + FLOW_VARIANCE_FLOOR))
@@ -287,9 +287,9 @@ def _rings(side: Side) -> list[pl.Expr]:
     inner: pl.Expr = pl.lit(0.0)
     found = []
     for column in columns:
-        ring = (column - inner).clip(lower_bound=0.0)
+        ring = once((column - inner).clip(lower_bound=0.0))
         found.append(ring)
-        inner = inner + ring
+        inner = once(inner + ring)
     return found
 
 
@@ -303,9 +303,9 @@ def _walk_bps(side: Side, usd: int) -> pl.Expr:
     """Average distance in bps of the nearest `usd` dollars of one side; within a ring they lie evenly."""
     cost, inner, near_bps = pl.lit(0.0), pl.lit(0.0), 0
     for band, ring in zip(DEPTH_BANDS_BPS, _rings(side), strict=True):
-        taken = (usd - inner).clip(0.0, ring)
+        taken = once((usd - inner).clip(0.0, ring))
         cost = cost + taken * (near_bps + (band - near_bps) / 2 * taken / ring.clip(lower_bound=1.0))
-        inner, near_bps = inner + ring, band
+        inner, near_bps = once(inner + ring), band
     filled = inner.clip(upper_bound=usd)
     return pl.when(filled > 0).then(cost / filled)
 
@@ -345,10 +345,11 @@ def resilience(window: int, bar_min: float) -> pl.Expr:
     window and the bar before it are there, and where depth did not move. Raises ValueError if `window` < 3.
     """
     checked("window", window, 3)
-    x = steps(measure("depth"), DEPTH_STEP)
+    x = once(steps(measure("depth"), DEPTH_STEP))
     past = x.shift()
-    product, mean_x, mean_past, squares = (part.rolling_mean(window) for part in (x * past, x, past, past.pow(2)))
-    variance = squares - mean_past.pow(2)
+    parts = (x * past, x, past, past.pow(2))
+    product, mean_x, mean_past, squares = (once(part.rolling_mean(window)) for part in parts)
+    variance = once(squares - mean_past.pow(2))
     phi = ((product - mean_x * mean_past) / variance).clip(PHI_MIN, PHI_MAX)
     half_life = bar_min * math.log(0.5) / phi.log()
     return pl.when(variance > 0).then(half_life).alias(f"resilience_{window}")
