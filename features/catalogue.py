@@ -78,6 +78,9 @@ LOOKBACK_MIN: int = catalogue().lookback_min
 FAMILY_OF: dict[str, str] = {feature.name: family for family, members in FAMILIES.items() for feature in members}
 TAILS: dict[str, Tail] = {feature.name: feature.tail for feature in catalogue().features}
 
+# What can be unusual: the detector asks these.
+WATCHED: dict[str, str] = {name: family for name, family in FAMILY_OF.items() if TAILS[name] != "none"}
+
 MONOTONE: dict[str, Literal[-1, 1]] = {  # where theory fixes the direction of risk; nowhere else
     "fuel_over_depth": 1,
     "leverage_p90_now": 1,

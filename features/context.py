@@ -129,10 +129,10 @@ def family(step: Step) -> tuple[Feature, ...]:
     """The features of this family."""
     m = step.bars
     return (
-        Feature("hour_sin", hour_sin(), 0, "both"),
-        Feature("hour_cos", hour_cos(), 0, "both"),
-        Feature("weekend", weekend(), 0),
-        Feature("funding_due_min", funding_due_min(), 0, "low"),
+        Feature("hour_sin", hour_sin(), 0, "none"),
+        Feature("hour_cos", hour_cos(), 0, "none"),
+        Feature("weekend", weekend(), 0, "none"),
+        Feature("funding_due_min", funding_due_min(), 0, "none"),
         Feature("shock_decay_240", shock_decay(m(240), m(5), m(240)), 484),
         Feature("liq_decay_240", liq_decay(m(240), m(5)), 243),
     )

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 
-Tail = Literal["high", "low", "both"]  # which tail means risk
+Tail = Literal["high", "low", "both", "none"]  # which tail means risk; none of a calendar
 # what happens where bids and asks, longs and shorts, rises and falls change places
 Mirror = Literal["same", "flip", "none"]
 Scale = Literal["same", "log", "-log", "1/root", "stated"]  # what happens where every amount of dollars is multiplied

@@ -6,7 +6,7 @@ from datetime import timedelta
 import polars as pl
 
 from features.bars import BAR_S
-from features.catalogue import CATALOGUE_VERSION, FAMILY_OF, TAILS
+from features.catalogue import CATALOGUE_VERSION, FAMILY_OF, TAILS, WATCHED
 from features.schema import VENUE_WIDE, Scores
 from models.detector import Detector, fit_detector
 from models.scores import compose
@@ -83,7 +83,7 @@ def _fit(reference: pl.DataFrame, venue: str, span: Interval, config: Config) ->
     try:
         return fit_detector(
             reference,
-            FAMILY_OF,
+            WATCHED,
             TAILS,
             null_share_max=config.detector.null_share_max,
             budget_per_symbol_day=config.detector.budget_episodes_per_symbol_day,

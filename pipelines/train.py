@@ -158,7 +158,7 @@ def _floats(rows: pl.DataFrame, column: pl.Expr) -> Floats:
 
 def _risky(name: str) -> pl.Expr:
     """A feature turned so that its risky tail is high; null counts as least risky."""
-    turned = {"high": pl.col(name), "low": -pl.col(name), "both": pl.col(name).abs()}[TAILS[name]]
+    turned = {"high": pl.col(name), "low": -pl.col(name), "both": pl.col(name).abs(), "none": pl.col(name)}[TAILS[name]]
     return turned.fill_null(float("-inf"))
 
 

@@ -187,19 +187,36 @@ def features(
     end: ToOption = None,
     venue: VenueOption = None,
     why: Annotated[bool, typer.Option("--why", help="Count why values are missing, by family.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page: what was unusual in the interval.")
+    ] = None,
     config: ConfigOption = None,
     lake: LakeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build bars and compute every feature of the catalogue."""
     from features.feature import BAR_S_CHOICES
+    from pipelines.bars import venue_span
+    from pipelines.features_page import build_page, reference_of
     from pipelines.score import prepare
 
-    summaries = []
+    asked = list(each_venue(config, lake, venue, start, end, lengths=BAR_S_CHOICES))
+    if html is not None and len(asked) > 1:
+        raise InputError("a page is of one venue", where=f"the lake holds {len(asked)}", mend="name one with --venue")
+    summaries, pages = [], []
     with progress("features") as say:
-        for store, name, span, settings in each_venue(config, lake, venue, start, end, lengths=BAR_S_CHOICES):
-            summaries.append(prepare(store, name, span, say, bar_s=settings.bars.interval_s, why=why))
-    emit_venues(summaries, as_json, lambda s: s.sentence())
+        for store, name, span, settings in asked:
+            bar_s = settings.bars.interval_s
+            if html is not None:
+                before = reference_of(name, span, venue_span(store, name, bar_s))
+                prepare(store, name, before, say, bar_s=bar_s)
+            found = prepare(store, name, span, say, bar_s=bar_s, why=why or html is not None)
+            summaries.append(found)
+            if html is not None:
+                say(f"page {name}")
+                pages.append(build_page(store, found, span, before, settings, page=html))
+    summary = {"venues": [asdict(found) for found in summaries]} | ({"page": asdict(pages[0])} if pages else {})
+    emit(summary, as_json, lambda _: "\n".join([*(s.sentence() for s in summaries), *(p.page for p in pages)]))
 
 
 def labels(
