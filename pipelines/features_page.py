@@ -53,7 +53,8 @@ def reference_of(venue: str, interval: Interval, held: Interval) -> Interval:
     return Interval(first, interval.start)
 
 
-def _fitted(reference: pl.DataFrame, config: Config, span: Interval) -> Detector:
+def fitted(reference: pl.DataFrame, config: Config, span: Interval) -> Detector:
+    """The detector of a reference. Raises InputError where that holds too few bars."""
     bars = reference["ts"].n_unique() if reference.height else 0
     if bars < REFERENCE_BARS_MIN:
         raise InputError(
@@ -144,7 +145,7 @@ def build_page(
     """Read the matrix of reference and interval, judge, and write the page in one piece."""
     venue = summary.venue
     before, shown = read_matrix(lake, venue, reference), read_matrix(lake, venue, interval)
-    detector = _fitted(before, config, reference)
+    detector = fitted(before, config, reference)
     told = surprises(detector, shown)
     first = first_unusual(told, shown)
     shares = {"reference": share_unusual(surprises(detector, before)), "interval": share_unusual(told)}

@@ -8,9 +8,11 @@ import pytest
 
 from features.schema import CANONICAL
 from pipelines.config import Config
+from pipelines.features_page import first_unusual, fitted, surprises
 from pipelines.guard import guard_venue
 from pipelines.ingest import Choice, ingest
 from pipelines.lake import Lake
+from pipelines.matrix import read_matrix
 from pipelines.score import score_venue
 from pipelines.times import Interval, parse_time
 
@@ -90,3 +92,16 @@ def test_breakers_trip_in_the_cascade(day: Lake) -> None:
         pl.col("state_after") == "open", pl.col("ts").is_between(CASCADE, CASCADE + timedelta(minutes=15))
     )  # fmt: skip
     assert {"price_band", "mark_index_divergence", "price_halt"} <= set(opened.collect()["rule"])
+
+
+def test_crowding_stays_unusual_in_every_symbol_before_the_first_liquidation(day: Lake) -> None:
+    """Judged by the hours before 20:00 alone; the first liquidation is at 21:15:03."""
+    known, shown = (
+        Interval(parse_time(f"2025-10-10T{start}Z"), parse_time(f"2025-10-10T{end}Z"))
+        for start, end in (("00:00", "20:00"), ("20:00", "21:30"))
+    )
+    matrix = read_matrix(day, "binance-coinm", shown)
+    told = surprises(fitted(read_matrix(day, "binance-coinm", known), Config(), known), matrix)
+    crowding = first_unusual(told, matrix).filter(pl.col("family") == "crowding", pl.col("since") < at("21:15"))
+    assert set(crowding["symbol"]) == {f"{name}USD_PERP" for name in PERPS}
+    assert crowding["since"].min() > at("20:30")  # type: ignore[operator]  # a moment
