@@ -262,9 +262,10 @@ def structure(
 
     Every `ts` of `positions` is a whole snapshot. Prices, collateral and instruments are those known at the time. A
     position's trip price is where its account (if cross; the other legs held still) or its own margin (if isolated)
-    equals its maintenance margin; it is fuel if that lies within 5 %, or if it is already past it. Collateral does not
-    contain isolated margin. What is unknown counts on the unsafe side: an account without collateral has none, a
-    contract without tiers needs 5 %, an asset without price is worth nothing. Dollars of inverse contracts are
+    equals its maintenance margin; it is fuel of a band if that lies within it, or if it is already past it. Collateral
+    does not contain isolated margin: what accounts rely on is told of cross accounts alone, null without one. What is
+    unknown counts on the unsafe side: an account without collateral has none, a contract without tiers needs 5 %, an
+    asset without price is worth nothing. Dollars of inverse contracts are
     approximated by the linear formula. No rows for no positions.
     """
     schema = polars_schema(Structure)

@@ -78,6 +78,8 @@ HAND: list[tuple[str, dict[str, Any], tuple[float, float, float]]] = [
         BUILT | price((250, 0.01)),
         want(0.2, ALL_NEAR, (0.27, 0.55)),
     ),
+    (".45 % up do not touch the shorts of 100x", BUILT | price((250, 0.0045)), want(0.2, ALL_NEAR, ALL_NEAR)),
+    (".55 % do: 1 / 100 - .005", BUILT | price((250, 0.0055)), want(0.2, ALL_NEAR, (0.27, 0.55))),
     (
         "1 % down is the same on the other side",
         BUILT | price((250, -0.01)),

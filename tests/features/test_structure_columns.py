@@ -121,6 +121,11 @@ USDC = instrument("USDC-USDT", None, "USDC")
         ([cash("a", 10.0, "COIN"), cash("a", 60.0, "USD")], 40 / 100, 0.0),  # 10 at 8, half of it cut, beside 60
         ([cash("a", 100.0, "USDE"), cash("a", 10.0)], 0.0, 99.1 / 89.1),  # 100 at .99 less a tenth, and 10
         ([cash("a", 110.0), cash("a", -5.0, "COIN")], 0.0, 110 / 60),  # a debt is owed in full, and is no deposit
+        (
+            [cash("a", 10.0, "COIN"), cash("a", 60.0, "USD"), cash("a", -20.0)],
+            40 / 100,
+            0.0,
+        ),  # so it is with stablecoins
         ([cash("a", 50.0, "NOBODY-KNOWS"), cash("a", 50.0)], 0.0, 50 / 40),  # without a price it is worth nothing
         ([cash("a", 10.0)], 0.0, PEG_OVER_ROOM_MAX),  # no room at all
         ([cash("a", 5.0, "USD")], 0.0, 0.0),  # no room, and nothing that could lose a peg
@@ -166,6 +171,13 @@ def test_the_worst_stablecoin_tells_the_lost_peg(usde: float | None, usdc: float
     told = [mark(name, price) for name, price in prices.items() if price is not None]
     out = one(TEN, money, USDE, USDC, COIN, marks=told)
     assert out["depeg_bps"] == (None if depeg is None else pytest.approx(depeg))
+
+
+def test_the_worst_peg_of_any_holder_counts() -> None:
+    money = [cash("a", 100.0, "USDC"), cash("b", 100.0, "USDE"), cash("c", 1e6, "USDC")]
+    held = [position(account, "A", 10.0, 100.0) for account in "abc"]
+    out = one(held, money, USDE, USDC, marks=[mark("USDE-USDT", 0.97), mark("USDC-USDT", 0.999)])
+    assert out["depeg_bps"] == pytest.approx(300.0)
 
 
 def test_at_a_sensitivity_of_log_101_a_lost_percent_takes_all_room() -> None:
