@@ -272,7 +272,7 @@ def overdue() -> pl.Expr:
 
 
 def collateral_other() -> pl.Expr:
-    """Share of the holders' collateral that is not dollars and falls with the market.
+    """Share of the collateral of cross accounts that is neither dollars nor stablecoins: it falls with the market.
 
     Returns `collateral_other`: Float64 in [0, 1]. Null without a recent structure.
     """

@@ -424,7 +424,7 @@ class Structure(dy.Schema):
     largest_share = _non_negative(nullable=True)  # largest account's share of gross notional
     accounts_effective = _non_negative(nullable=True)  # 1 / sum of squared shares of gross notional
     top10_long_share = dy.Float64(min=0.0, max=1.0, nullable=True)  # long share of the ten largest accounts' notional
-    collateral_other_share = dy.Float64(min=0.0, max=1.0, nullable=True)  # of the holders' collateral, not in dollars
+    collateral_other_share = dy.Float64(min=0.0, max=1.0, nullable=True)  # neither dollars nor stablecoins
     stable_over_room = _non_negative(nullable=True)  # holders' stablecoins over what their equity exceeds maintenance
     depeg_bps = _non_negative(nullable=True)  # how far the worst of the holders' stablecoins trades below a dollar
     rho = _non_negative(nullable=True)  # loop gain of the venue over moves of 2 %, falls and rises together

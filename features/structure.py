@@ -265,8 +265,8 @@ def structure(
     equals its maintenance margin; it is fuel of a band if that lies within it, or if it is already past it. Collateral
     does not contain isolated margin: what accounts rely on is told of cross accounts alone, null without one. What is
     unknown counts on the unsafe side: an account without collateral has none, a contract without tiers needs 5 %, an
-    asset without price is worth nothing. Dollars of inverse contracts are
-    approximated by the linear formula. No rows for no positions.
+    asset without price is worth nothing. Dollars of inverse contracts are approximated by the linear formula. No rows
+    for no positions.
     """
     schema = polars_schema(Structure)
     held = positions.filter(pl.col("qty").is_finite() & (pl.col("qty") != 0))
