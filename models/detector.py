@@ -20,51 +20,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from features.schema import VENUE_WIDE
+from models.detectors.tails import MAD_TO_SIGMA, Floats, Tail, one_sided
 from models.thresholds import budget_threshold
 
-Floats = NDArray[np.float64]
-
-TAIL_SHARE = 0.05  # the far tail that is extrapolated: the top 5 % of the reference
-SURPRISE_MAX = 12.0  # -log10 p; beyond it an extrapolated tail means nothing
 VENUE_CLIP = 4.0  # one symbol alone cannot carry the venue
-MAD_TO_SIGMA = 1.4826
-_GRID = np.linspace(0.0, 1.0 - TAIL_SHARE, 39)
-
-
-@dataclass(frozen=True)
-class Tail:
-    """Upper-tail probability learned from a sample: empirical up to its 95 % quantile, exponential beyond.
-
-    A value that is common in the sample (a counter that rests at zero) has no surprise: P(X >= value) counts ties.
-
-    >>> import numpy as np
-    >>> tail = Tail.fit(np.arange(1000.0))
-    >>> [round(float(s), 3) for s in tail.surprise(np.array([-1.0, 500.0, 949.05, np.nan]))]
-    [0.0, 0.301, 1.301, nan]
-    """
-
-    quantiles: tuple[float, ...]
-    excess_mean: float
-
-    @classmethod
-    def fit(cls, sample: Floats) -> "Tail":
-        """Raises ValueError if the sample holds no number."""
-        known = sample[np.isfinite(sample)]
-        if known.size == 0:
-            raise ValueError("sample must hold at least one number, was all null")
-        quantiles = np.quantile(known, _GRID)
-        excess = known[known > quantiles[-1]] - quantiles[-1]
-        spread = float(excess.mean()) if excess.size else 0.0
-        return cls(tuple(float(q) for q in quantiles), max(spread, 1e-9))
-
-    def surprise(self, values: Floats) -> Floats:
-        """-log10 P(X >= value), in [0, SURPRISE_MAX]; NaN stays NaN."""
-        edges = np.asarray(self.quantiles)
-        steps, first = np.unique(edges, return_index=True)
-        within = np.abs(np.log10(1.0 - np.interp(values, steps, _GRID[first])))
-        beyond = -np.log10(TAIL_SHARE) + (values - edges[-1]) / (self.excess_mean * np.log(10.0))
-        far = values > edges[-1]
-        return np.where(np.isnan(values), np.nan, np.clip(np.where(far, beyond, within), 0.0, SURPRISE_MAX))
 
 
 @dataclass(frozen=True)
@@ -83,11 +42,7 @@ class FeatureNorm:
         known, codes = np.unique(symbols, return_inverse=True)
         centre = np.array([self.median.get(str(symbol), np.nan) for symbol in known])[codes]
         scale = np.array([self.scale.get(str(symbol), np.nan) for symbol in known])[codes]
-        return self.tail.surprise(_one_sided((values - centre) / scale, self.side))
-
-
-def _one_sided(z: Floats, side: str) -> Floats:
-    return np.abs(z) if side == "both" else (-z if side == "low" else z)
+        return self.tail.surprise(one_sided((values - centre) / scale, self.side))
 
 
 @dataclass(frozen=True)
@@ -208,7 +163,7 @@ def _fit_norm(reference: pl.DataFrame, name: str, family: str, side: str) -> Fea
     scale = dict(stats.select("symbol", "scale").iter_rows())
     joined = reference.select("symbol", name).join(stats, on="symbol")
     z = joined.select((value - pl.col("median")) / pl.col("scale")).to_series().to_numpy()
-    return FeatureNorm(name, family, side, median, scale, Tail.fit(_one_sided(z, side)))
+    return FeatureNorm(name, family, side, median, scale, Tail.fit(one_sided(z, side)))
 
 
 def _usable(reference: pl.DataFrame, names: Sequence[str], null_share_max: float) -> list[str]:
@@ -224,6 +179,7 @@ def fit_detector(
     null_share_max: float,
     budget_per_symbol_day: float,
     refractory_min: int,
+    bar_s: int = 60,
 ) -> Detector:
     """Fit on the feature matrix of the reference period of one venue; thresholds come from that period alone.
 
@@ -240,7 +196,7 @@ def fit_detector(
     rows = _symbol_rows(reference, norms, joint)
     crowd = Tail.fit(_crowd(rows)["crowd"].to_numpy())
     venue = _venue_rows(rows, crowd, 0.0)
-    days = reference["ts"].n_unique() / 1440
+    days = reference["ts"].n_unique() * bar_s / 86_400
     threshold, venue_threshold = (
         budget_threshold(frame.select("symbol", "ts", score="anomaly"), days, budget_per_symbol_day, refractory_min)
         for frame in (rows, venue)

@@ -1,6 +1,7 @@
 """How good are scores and alerts: by bar (ranking, probability) and by event (warned in time, false alarms)."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -60,6 +61,71 @@ def log_loss(happened: Floats, p: Floats) -> float | None:
     """
     held = np.clip(p, LOG_LOSS_FLOOR, 1 - LOG_LOSS_FLOOR)
     return float(-np.mean(np.where(happened > 0, np.log(held), np.log1p(-held)))) if p.size else None
+
+
+class Corp(NamedTuple):
+    """Brier score, split: `miscalibration - discrimination + uncertainty`."""
+
+    miscalibration: float
+    discrimination: float
+    uncertainty: float
+
+
+def _recalibrated(happened: Floats, p: Floats) -> Floats:
+    """Isotonic regression of `happened` on `p`, row by row; equal p get equal values."""
+    from scipy.optimize import isotonic_regression  # noqa: PLC0415 - a second to import; only this split needs it
+
+    _, inverse, count = np.unique(p, return_inverse=True, return_counts=True)
+    mean = np.bincount(inverse, weights=happened) / count
+    return np.asarray(isotonic_regression(mean, weights=count).x[inverse], dtype=np.float64)
+
+
+def corp(happened: Floats, p: Floats) -> Corp | None:
+    """Where a Brier score comes from, with isotonic regression of `happened` on p as the best recalibration.
+
+        S(q)           = mean((q - happened)^2)
+        miscalibration = S(p) - S(isotonic)               # >= 0; 0 where no non-decreasing map of p does better
+        discrimination = S(prevalence) - S(isotonic)      # >= 0; 0 where the ranking is worth nothing
+        uncertainty    = S(prevalence) = prevalence (1 - prevalence)
+
+    Null without rows. The isotonic fit sees the rows it is judged on: with few events miscalibration is above 0 also
+    for a perfect p. Source: Dimitriadis, Gneiting and Jordan 2021.
+
+    >>> corp(np.array([0.0, 1.0]), np.array([0.5, 0.5]))
+    Corp(miscalibration=0.0, discrimination=0.0, uncertainty=0.25)
+    """
+    if not p.size:
+        return None
+    best = float(np.mean((_recalibrated(happened, p) - happened) ** 2))
+    uncertainty = float(np.mean((happened.mean() - happened) ** 2))
+    return Corp(float(np.mean((p - happened) ** 2)) - best, uncertainty - best, uncertainty)
+
+
+def roc_auc(happened: Floats, score: Floats) -> float | None:
+    """Share of pairs (event row, quiet row) in which the event row scores higher; a tie counts half.
+
+    Null unless there are rows of both kinds. A persistent score on overlapping labels flatters it: never alone.
+
+    >>> roc_auc(np.array([1.0, 0.0, 1.0, 0.0]), np.array([0.9, 0.8, 0.7, 0.1]))
+    0.75
+    """
+    events = float(happened.sum())
+    quiet = happened.size - events
+    if not (events > 0 and quiet > 0):
+        return None
+    _, inverse, count = np.unique(score, return_inverse=True, return_counts=True)
+    middle_rank = np.cumsum(count) - (count - 1) / 2
+    above = float((middle_rank[inverse] * happened).sum()) - events * (events + 1) / 2
+    return above / (events * quiet)
+
+
+def calibration_in_the_large(happened: Floats, p: Floats) -> float | None:
+    """Mean of p less the share of rows that happened: above 0, the alarm is too loud. Null without rows.
+
+    >>> calibration_in_the_large(np.array([1.0, 0.0]), np.array([0.5, 0.75]))
+    0.125
+    """
+    return float(np.mean(p - happened)) if p.size else None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.detector import SURPRISE_MAX, Detector, Tail, fit_detector
+from models.detector import Detector, fit_detector
+from models.detectors.tails import SURPRISE_MAX, Tail
 from models.thresholds import episodes
 
 FAMILY_OF = {"burst": "cancels", "thin": "thin_book", "tilt": "crowding"}

@@ -7,9 +7,19 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from models.metrics import average_precision, average_precision_lift, brier, count_alarms, log_loss
+from models.metrics import (
+    average_precision,
+    average_precision_lift,
+    brier,
+    calibration_in_the_large,
+    corp,
+    count_alarms,
+    log_loss,
+    roc_auc,
+)
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -108,3 +118,74 @@ def test_infinite_scores_are_ties_like_any_other() -> None:
         happened = np.zeros(4)
         happened[place] = 1.0
         assert average_precision(happened, score) == pytest.approx(1 / 4)
+
+
+probabilities = st.lists(st.tuples(st.booleans(), st.integers(0, 8).map(lambda k: k / 8)), min_size=1, max_size=40)
+
+
+def split(rows: list[tuple[bool, float]]) -> tuple[np.ndarray, np.ndarray]:
+    happened, p = zip(*rows, strict=True)
+    return np.array(happened, dtype=np.float64), np.array(p)
+
+
+@given(probabilities)
+def test_the_parts_of_a_brier_score_sum_to_it_and_none_is_negative(rows: list[tuple[bool, float]]) -> None:
+    happened, p = split(rows)
+    parts = corp(happened, p)
+    assert parts is not None
+    assert parts.miscalibration - parts.discrimination + parts.uncertainty == pytest.approx(
+        brier(happened, p), abs=1e-12
+    )
+    assert min(parts) >= -1e-12
+
+
+@given(probabilities)
+def test_the_recalibrated_brier_score_is_that_of_scikit_learns_isotonic_regression(
+    rows: list[tuple[bool, float]],
+) -> None:
+    happened, p = split(rows)
+    parts = corp(happened, p)
+    assert parts is not None
+    best = float(np.mean((IsotonicRegression().fit(p, happened).predict(p) - happened) ** 2))
+    assert brier(happened, p) - parts.miscalibration == pytest.approx(best, abs=1e-12)
+
+
+# Outcomes, p, then the three parts in order.
+CORP = [
+    ([0, 1], [0.0, 1.0], (0.0, 0.25, 0.25), "certain and right"),
+    ([0, 1], [0.5, 0.5], (0.0, 0.0, 0.25), "says only how often"),
+    ([0, 1], [0.2, 0.3], (0.265, 0.25, 0.25), "ranks perfectly, far too timid: Brier (.04 + .49) / 2"),
+    ([1, 0], [0.0, 1.0], (0.75, 0.0, 0.25), "certain and wrong: Brier 1"),
+    ([0, 0, 0, 1], [0.5] * 4, (0.0625, 0.0, 0.1875), "twice too loud: (.5 - .25)^2"),
+]
+
+
+@pytest.mark.parametrize(("happened", "p", "parts", "why"), CORP, ids=[row[3] for row in CORP])
+def test_a_brier_score_is_split_as_by_hand(
+    happened: list[int], p: list[float], parts: tuple[float, float, float], why: str
+) -> None:
+    assert corp(np.array(happened, dtype=np.float64), np.array(p)) == pytest.approx(parts), why
+
+
+@given(probabilities)
+def test_roc_auc_agrees_with_scikit_learn_also_on_ties(rows: list[tuple[bool, float]]) -> None:
+    happened, p = split(rows)
+    if not 0 < happened.sum() < happened.size:
+        assert roc_auc(happened, p) is None
+        return
+    assert roc_auc(happened, p) == pytest.approx(roc_auc_score(happened, p), abs=1e-12)
+
+
+def test_minutes_of_which_nothing_is_known_tie_at_the_bottom_of_roc_auc() -> None:
+    assert roc_auc(np.array([1.0, 1.0, 0.0, 0.0]), np.array([1.0, -np.inf, -np.inf, -np.inf])) == 3 / 4
+
+
+def test_a_mean_probability_above_the_share_that_happened_is_too_loud() -> None:
+    happened = np.array([1.0, 0.0, 0.0, 0.0])
+    assert calibration_in_the_large(happened, np.full(4, 0.5)) == 0.25
+    assert calibration_in_the_large(happened, np.full(4, 0.125)) == -0.125
+
+
+def test_without_rows_nothing_is_known_of_calibration() -> None:
+    none = np.array([])
+    assert (corp(none, none), roc_auc(none, none), calibration_in_the_large(none, none)) == (None, None, None)
