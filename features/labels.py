@@ -10,12 +10,13 @@ from collections.abc import Callable
 import polars as pl
 
 from features.exact import checked, finite
+from features.feature import Step
 from features.inputs import FLOW_FLOOR_USD, usable
 from features.volatility import SIGMA_FLOOR, log_return, realised_sigma
 
 LABELS_VERSION = 1
-SIGMA_BARS = 1_440  # trailing bars, before the window, that set the scale of an ordinary move
-SIGMA_FULL = 0.8  # share of those bars that must have a return
+SIGMA_MIN = 1_440  # minutes, before the window, that set the scale of an ordinary move
+SIGMA_FULL = 0.8  # share of their bars that must have a return
 FLAG_SCHEMA = pl.Schema(
     {
         "venue": pl.String(),
@@ -37,14 +38,15 @@ EVENT_SCHEMA = pl.Schema(
 )
 
 
-def _moved(window: int, sigmas: float) -> pl.Expr:
+def _moved(window: int, sigmas: float, step: Step) -> pl.Expr:
     """Whether the absolute log return over `(t - window, t]` exceeds `sigmas` ordinary ones; true for `sigmas` 0.
 
-    ordinary = max(rms one-minute return over the SIGMA_BARS before the window, SIGMA_FLOOR) * sqrt(window)
+    ordinary = max(rms return of a bar over the SIGMA_MIN before the window, SIGMA_FLOOR of a minute) * sqrt(window)
     """
     if sigmas == 0:
         return pl.lit(True)
-    ordinary = realised_sigma(SIGMA_BARS, full=SIGMA_FULL).shift(window).clip(lower_bound=SIGMA_FLOOR)
+    least = SIGMA_FLOOR * math.sqrt(step.bar_s / 60)
+    ordinary = realised_sigma(step.bars(SIGMA_MIN), full=SIGMA_FULL).shift(window).clip(lower_bound=least)
     return log_return(window).abs() > ordinary * (sigmas * math.sqrt(window))
 
 
@@ -59,15 +61,18 @@ def _flags(bars: pl.DataFrame, label: str, severity_pct: pl.Expr, fall_pct: floa
     return found.with_columns(finite(pl.col("severity"))).with_columns(flag.alias("flag")).select(FLAG_SCHEMA.names())
 
 
-def _checked(fall_pct: float, window_min: int, sigmas: float) -> int:
+def _checked(fall_pct: float, window_min: int, sigmas: float, step: Step) -> int:
+    """The window in bars."""
     if not fall_pct > 0:
         raise ValueError(f"fall_pct must be above 0, was {fall_pct}")
     if not sigmas >= 0:
         raise ValueError(f"sigmas must be at least 0, was {sigmas}")
-    return checked("window_min", window_min)
+    return checked("window_min", step.bars(window_min))
 
 
-def oi_flush(bars: pl.DataFrame, fall_pct: float = 2.0, window_min: int = 30, sigmas: float = 4.0) -> pl.DataFrame:
+def oi_flush(
+    bars: pl.DataFrame, fall_pct: float = 2.0, window_min: int = 30, sigmas: float = 4.0, *, bar_s: int = 60
+) -> pl.DataFrame:
     """Open interest falls while the price moves as it ordinarily does not: the default label for public data.
 
         severity[t] = 100 * (1 - oi_base[t] / oi_base[t - window_min])
@@ -75,14 +80,17 @@ def oi_flush(bars: pl.DataFrame, fall_pct: float = 2.0, window_min: int = 30, si
 
     Returns venue, symbol, ts, label, flag, severity (percent), one row per bar, causal. `flag` is null where open
     interest is missing or stale at either end, and where a fall meets a price history shorter than a day.
-    Raises ValueError for `fall_pct` <= 0, `sigmas` < 0 or a window outside [1, 1440].
+    Raises ValueError for `fall_pct` <= 0, `sigmas` < 0, a window outside [1, 1440] or not whole bars of `bar_s`.
     """
-    window = _checked(fall_pct, window_min, sigmas)
+    step = Step(bar_s)
+    window = _checked(fall_pct, window_min, sigmas, step)
     fall = 100 * (1 - pl.col("oi_base") / pl.col("oi_base").shift(window))
-    return _flags(bars, "oi_flush", fall, fall_pct, _moved(window, sigmas))
+    return _flags(bars, "oi_flush", fall, fall_pct, _moved(window, sigmas, step))
 
 
-def liq_share(bars: pl.DataFrame, fall_pct: float = 2.0, window_min: int = 30, sigmas: float = 0.0) -> pl.DataFrame:
+def liq_share(
+    bars: pl.DataFrame, fall_pct: float = 2.0, window_min: int = 30, sigmas: float = 0.0, *, bar_s: int = 60
+) -> pl.DataFrame:
     """Liquidated notional reaches a share of open interest: for venues that publish every liquidation.
 
         severity[t] = 100 * USD liquidated in (t - window_min, t] / oi_usd[t - window_min]
@@ -91,13 +99,16 @@ def liq_share(bars: pl.DataFrame, fall_pct: float = 2.0, window_min: int = 30, s
     Shape and errors as `oi_flush`; `flag` is null where liquidations or open interest are missing. Open interest
     below FLOW_FLOOR_USD counts as that.
     """
-    window = _checked(fall_pct, window_min, sigmas)
+    step = Step(bar_s)
+    window = _checked(fall_pct, window_min, sigmas, step)
     forced = (pl.col("liq_long_usd") + pl.col("liq_short_usd")).rolling_sum(window)
     share = 100 * forced / pl.col("oi_usd").shift(window).clip(lower_bound=FLOW_FLOOR_USD)
-    return _flags(bars, "liq_share", share, fall_pct, _moved(window, sigmas))
+    return _flags(bars, "liq_share", share, fall_pct, _moved(window, sigmas, step))
 
 
-def drawdown(bars: pl.DataFrame, fall_pct: float = 5.0, window_min: int = 30, sigmas: float = 0.0) -> pl.DataFrame:
+def drawdown(
+    bars: pl.DataFrame, fall_pct: float = 5.0, window_min: int = 30, sigmas: float = 0.0, *, bar_s: int = 60
+) -> pl.DataFrame:
     """The price alone falls: a baseline only, it calls ordinary moves cascades.
 
         severity[t] = 100 * (1 - close[t] / max(close over [t - window_min, t]))
@@ -105,12 +116,33 @@ def drawdown(bars: pl.DataFrame, fall_pct: float = 5.0, window_min: int = 30, si
 
     Shape and errors as `oi_flush`; `flag` is null until the window is full.
     """
-    window = _checked(fall_pct, window_min, sigmas)
+    step = Step(bar_s)
+    window = _checked(fall_pct, window_min, sigmas, step)
     fall = 100 * (1 - pl.col("close") / pl.col("close").rolling_max(window + 1))
-    return _flags(bars, "drawdown", fall, fall_pct, _moved(window, sigmas))
+    return _flags(bars, "drawdown", fall, fall_pct, _moved(window, sigmas, step))
 
 
-LABELS: dict[str, Callable[..., pl.DataFrame]] = {"oi_flush": oi_flush, "liq_share": liq_share, "drawdown": drawdown}
+def move(
+    bars: pl.DataFrame, fall_pct: float = 1.0, window_min: int = 30, sigmas: float = 4.0, *, bar_s: int = 60
+) -> pl.DataFrame:
+    """The price alone, up or down: what markets without open interest can teach of the hours before a cascade.
+
+        severity[t] = 100 * |log return over (t - window_min, t]|
+        flag[t] = severity[t] >= fall_pct and |log return| > sigmas * ordinary
+
+    Shape and errors as `oi_flush`; `flag` is null until the window is full.
+    """
+    step = Step(bar_s)
+    window = _checked(fall_pct, window_min, sigmas, step)
+    return _flags(bars, "move", 100 * log_return(window).abs(), fall_pct, _moved(window, sigmas, step))
+
+
+LABELS: dict[str, Callable[..., pl.DataFrame]] = {
+    "oi_flush": oi_flush,
+    "liq_share": liq_share,
+    "drawdown": drawdown,
+    "move": move,
+}
 
 
 def events(flags: pl.DataFrame, refractory_min: int = 240) -> pl.DataFrame:

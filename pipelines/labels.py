@@ -37,7 +37,11 @@ def label_flags(lake: Lake, venue: str, interval: Interval, config: Config) -> p
     bars = lake.scan("bars", venue, interval.start - LOOKBACK, interval.end).collect()
     if bars.is_empty():
         raise InputError("no bars to label", where=f"{venue} {interval}", mend="run `cascadeguard features` first")
-    flags = LABELS[chosen.name](bars, fall_pct=chosen.fall_pct, window_min=chosen.window_min, sigmas=chosen.sigmas)
+    label, bar_s = LABELS[chosen.name], config.bars.interval_s
+    try:
+        flags = label(bars, chosen.fall_pct, chosen.window_min, chosen.sigmas, bar_s=bar_s)
+    except ValueError as error:
+        raise InputError(str(error), where="`[label]`", mend="state `window_min` in whole bars") from None
     return flags.filter(pl.col("ts") > interval.start)
 
 

@@ -228,10 +228,11 @@ def labels(
     as_json: JsonOption = False,
 ) -> None:
     """List the cascades of the past: onset, end, severity, by the label of the settings."""
+    from features.feature import BAR_S_CHOICES
     from pipelines.labels import label_events
 
     found = [
         label_events(store, name, span, settings)
-        for store, name, span, settings in each_venue(config, lake, venue, start, end)
+        for store, name, span, settings in each_venue(config, lake, venue, start, end, lengths=BAR_S_CHOICES)
     ]
     emit_venues(found, as_json, lambda s: s.sentence())
