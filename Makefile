@@ -8,7 +8,7 @@ export MLFLOW_UV_AUTO_DETECT := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help setup demo test check format bench clean browser
+.PHONY: help setup demo test check format bench clean browser postgres
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -31,7 +31,7 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## simulate a venue, train, score, guard and write the report
 	$(BIN)/cascadeguard demo
 
-test: $(READY) browser ## run every test that can run here and say what was skipped
+test: $(READY) browser postgres ## run every test that can run here and say what was skipped
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered -q $(ARGS)
 
 browser: # the page tests need Chromium; without it they are skipped with that reason
@@ -39,6 +39,14 @@ browser: # the page tests need Chromium; without it they are skipped with that r
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing chromium for the page tests" && \
 	  apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \
 	echo "no chromium here: page tests will be skipped"
+
+postgres: # the tests of the model registry start PostgreSQL 15 themselves; without it they are skipped with that reason
+	@test -x /usr/lib/postgresql/15/bin/initdb || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing postgresql for the tests of the model registry" && \
+	  apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql-common >/dev/null && \
+	  sed -i 's/^#* *create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql-15 >/dev/null; } || \
+	echo "no PostgreSQL 15 here: tests of the model registry on a server will be skipped"
 
 check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -81,10 +81,14 @@ TAILS: dict[str, Tail] = {feature.name: feature.tail for feature in catalogue().
 # What can be unusual: the detector asks these.
 WATCHED: dict[str, str] = {name: family for name, family in FAMILY_OF.items() if TAILS[name] != "none"}
 
-MONOTONE: dict[str, Literal[-1, 1]] = {  # where theory fixes the direction of risk; nowhere else
-    "fuel_over_depth": 1,
-    "leverage_p90_now": 1,
-    "depth_drop_240": 1,
+NOT_OF_THE_MARKET = ("drift", "health")  # families that tell of data rather than of risk
+
+# Where the card says which tail means risk, more of it never lowers the risk: depth, distance to maintenance, leverage,
+# fuel over depth among them. Both tails, a calendar, and what tells of data rather than of the market, stay free.
+MONOTONE: dict[str, Literal[-1, 1]] = {
+    name: 1 if TAILS[name] == "high" else -1
+    for name, family in FAMILY_OF.items()
+    if TAILS[name] in ("high", "low") and family not in NOT_OF_THE_MARKET
 }
 
 

@@ -479,9 +479,9 @@ class Scores(dy.Schema):
     """One row per symbol and minute, and one with symbol `*` for the venue.
 
     `anomaly` is the detector's surprise, -log10 of a tail probability; null inside the reference period and where every
-    input is missing. `p_15m`, `p_60m` are calibrated probabilities that a cascade starts within the horizon; null
-    without a model or when it abstains. `status` says which parts spoke, `reasons` names the leading families and
-    features.
+    input is missing. `p_5m` to `p_240m` are calibrated probabilities that a cascade starts within the horizon,
+    `p_60m_low` and `p_60m_high` tell how far apart calibration leaves the one that alerts; null without a model or when
+    it abstains. `status` says which parts spoke, `reasons` names the leading families and features.
     """
 
     venue = _name(primary_key=True)
@@ -491,8 +491,13 @@ class Scores(dy.Schema):
     status = _name()
     anomaly = _non_negative(nullable=True)
     anomaly_threshold = _non_negative(nullable=True)
+    p_5m = dy.Float64(min=0.0, max=1.0, nullable=True)
     p_15m = dy.Float64(min=0.0, max=1.0, nullable=True)
+    p_30m = dy.Float64(min=0.0, max=1.0, nullable=True)
     p_60m = dy.Float64(min=0.0, max=1.0, nullable=True)
+    p_240m = dy.Float64(min=0.0, max=1.0, nullable=True)
+    p_60m_low = dy.Float64(min=0.0, max=1.0, nullable=True)
+    p_60m_high = dy.Float64(min=0.0, max=1.0, nullable=True)
     p_threshold = dy.Float64(min=0.0, max=1.0, nullable=True)
     alert = dy.Bool()
     lead_family = dy.String(nullable=True)

@@ -4,14 +4,17 @@ Contributions cost hundreds of times a prediction: ask for the rows that alert, 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from features.words import sentence
-from models.calibration import Floats
-from models.warning import KEYS, Hazard, WarningModel
+from models.calibration import Floats, logit
+from models.periods import INTERVALS
+from models.precedents import nearest
+from models.warning import ALERT, KEYS, Limits, WarningModel
 
 Names = NDArray[np.str_]
 
@@ -34,31 +37,27 @@ def _of_family(keys: pl.DataFrame, family: str, parts: Floats, values: Floats, n
     )
 
 
-def _of_hazard(hazard: Hazard, keys: pl.DataFrame, values: Floats, names: Names, family_of: Names) -> pl.DataFrame:
-    """All families of one hazard, the base last."""
-    parts = hazard.contributions(values) if keys.height else np.empty((0, names.size + 1))
+def contributions(
+    model: WarningModel, matrix: pl.DataFrame, families: Mapping[str, str], interval: int
+) -> pl.DataFrame:
+    """What each family of features adds to the log-odds of one interval's hazard, for every row of `matrix`.
+
+    Returns `venue, symbol, ts, family, log_odds, feature, feature_log_odds, value, interval`: `feature` is the one
+    that adds most within the family, `value` what was seen (null = missing). Family `base` is what no feature adds;
+    a feature that `families` does not name belongs to `other`. Per row `log_odds` sums to the scorer's log-odds.
+
+    Raises ValueError if a feature of the model is not a column of `matrix`.
+    """
+    values, keys = model.values(matrix), matrix.select(KEYS)
+    parts = model.scorer.contributions(values, interval)
+    family_of = np.array([families.get(name, OTHER) for name in model.features])
+    names = np.array(model.features)
     masks = {str(family): family_of == family for family in np.unique(family_of)}
     found = [
         _of_family(keys, family, parts[:, :-1][:, mine], values[:, mine], names[mine]) for family, mine in masks.items()
     ]
     base = _of_family(keys, BASE, parts[:, -1:], np.full((keys.height, 1), np.nan), np.array([BASE]))
-    return pl.concat([*found, base]).with_columns(pl.lit(hazard.interval).alias("interval"))
-
-
-def contributions(model: WarningModel, matrix: pl.DataFrame, families: Mapping[str, str]) -> pl.DataFrame:
-    """What each family of features adds to the log-odds of each hazard, for every row of `matrix`.
-
-    Returns `venue, symbol, ts, family, log_odds, feature, feature_log_odds, value, interval`: `feature` is the one
-    that adds most within the family, `value` what was seen (null = missing). Family `base` is the average log-odds;
-    a feature that `families` does not name belongs to `other`. Per row and interval `log_odds` sums to the raw score.
-
-    Raises ValueError if a feature of the model is not a column of `matrix`.
-    """
-    values = model.values(matrix)
-    keys = matrix.select(KEYS)
-    family_of = np.array([families.get(name, OTHER) for name in model.features])
-    names = np.array(model.features)
-    return pl.concat([_of_hazard(hazard, keys, values, names, family_of) for hazard in model.hazards])
+    return pl.concat([*found, base]).with_columns(pl.lit(INTERVALS[interval]).alias("interval"))
 
 
 def sentences(found: pl.DataFrame) -> pl.DataFrame:
@@ -106,13 +105,52 @@ def reason_sentence(found: pl.DataFrame) -> str:
     return str(worded["reasons"][0])
 
 
-def reasons(model: WarningModel, matrix: pl.DataFrame, families: Mapping[str, str]) -> pl.DataFrame:
-    """`venue, symbol, ts, lead_family, reasons` for every row of `matrix`, explained by its larger hazard."""
-    found = contributions(model, matrix, families)
+def leading_intervals(model: WarningModel, matrix: pl.DataFrame) -> NDArray[np.intp]:
+    """For every row the interval whose hazard per minute stands highest above its usual one: the one to explain."""
     values = model.values(matrix)
+    usual = model.hazards(np.array([model.support.usual]))
+    odds = logit(model.hazards(values)) - logit(usual)
+    return np.asarray(odds.argmax(axis=1), dtype=np.intp)
+
+
+def explained(model: WarningModel, matrix: pl.DataFrame, families: Mapping[str, str]) -> pl.DataFrame:
+    """The `contributions` of every row's leading interval."""
     if matrix.is_empty():
-        return sentences(found)
-    odds = np.column_stack([hazard.probability(values) for hazard in model.hazards])
-    intervals = np.array([hazard.interval for hazard in model.hazards])[odds.argmax(axis=1)]
-    chosen = matrix.select(KEYS).with_columns(pl.Series("interval", intervals.tolist(), dtype=pl.String))
-    return sentences(found.join(chosen, on=[*KEYS, "interval"], how="semi", maintain_order="left"))
+        return contributions(model, matrix, families, 0)
+    chosen = leading_intervals(model, matrix)
+    parts = [matrix.filter(pl.Series(chosen == k)) for k in range(len(INTERVALS))]
+    return pl.concat([contributions(model, part, families, k) for k, part in enumerate(parts) if part.height])
+
+
+def reasons(model: WarningModel, matrix: pl.DataFrame, families: Mapping[str, str]) -> pl.DataFrame:
+    """`venue, symbol, ts, lead_family, reasons` for every row of `matrix`, explained by its leading interval.
+
+    Where the model remembers past episodes, the sentence ends with the one that was most alike.
+    """
+    found = explained(model, matrix, families)
+    told = sentences(found)
+    if not model.precedents:
+        return told
+    like = nearest(found, model.precedents)
+    ending = pl.format("; most like {} of {}", "like_symbol", pl.col("like_onset").dt.strftime("%Y-%m-%d %H:%MZ"))
+    joined = told.join(like, on=KEYS, how="left", maintain_order="left")
+    return joined.with_columns(pl.col("reasons") + ending.fill_null("")).select(told.columns)
+
+
+def what_if(model: WarningModel, matrix: pl.DataFrame, families: Mapping[str, str]) -> pl.DataFrame:
+    """What the alert probability would be, were one family of features as usual.
+
+    Returns `venue, symbol, ts, family, p, p_if_usual`: every feature of the family at its median in training, the
+    others as they are. One row per row of `matrix` and family. No statement about causes: features move together.
+    """
+    family_of = np.array([families.get(name, OTHER) for name in model.features])
+    usual = dict(zip(model.features, model.support.usual, strict=True))
+    answers = replace(model, limits=Limits(1.0, 1.0))
+    now = answers.predict(matrix).select(*KEYS, p=ALERT)
+    found = []
+    for family in dict.fromkeys(family_of.tolist()):
+        calm = {name: usual[name] for name, own in zip(model.features, family_of, strict=True) if own == family}
+        changed = matrix.with_columns(pl.lit(value, dtype=pl.Float64).alias(name) for name, value in calm.items())
+        p = answers.predict(changed)[ALERT]
+        found.append(now.with_columns(pl.lit(family).alias("family"), p.alias("p_if_usual")))
+    return pl.concat(found).select(*KEYS, "family", "p", "p_if_usual")

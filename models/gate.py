@@ -54,11 +54,13 @@ Probe = Check  # the answer of a probe that was run elsewhere
 
 @dataclass(frozen=True)
 class GateSettings:
-    """What is asked of a challenger. `miscalibration_max` is a share of the uncertainty of the outcomes."""
+    """What is asked of a challenger. `miscalibration_max` is a share of the uncertainty of the outcomes,
+    `rate_gap_max` a share of the event rate: calibrated on other days, a sound model errs that much."""
 
     events_min: int = 5
     budget_episodes_per_symbol_day: float = 1.0
     miscalibration_max: float = 0.25
+    rate_gap_max: float = 0.25
     replicates: int = 1000
     confidence: float = 0.9
     margin: float = 0.0
@@ -70,6 +72,7 @@ class GateSettings:
             "events_min must be at least 1": self.events_min >= 1,
             "budget_episodes_per_symbol_day must be positive": self.budget_episodes_per_symbol_day > 0,
             "miscalibration_max must be in (0, 1]": 0 < self.miscalibration_max <= 1,
+            "rate_gap_max must be in [0, 1]": 0 <= self.rate_gap_max <= 1,
             "replicates must be at least 1": self.replicates >= 1,
             "confidence must be in (0, 1)": 0 < self.confidence < 1,
             "margin must be 0 or more": 0 <= self.margin < math.inf,
@@ -312,18 +315,19 @@ def _miscalibration(contest: Contest) -> Check:
 
 
 def _event_rate(contest: Contest) -> Check:
-    """Mean probability equals the event rate, as far as drawing days again can tell."""
+    """Mean probability equals the event rate, as far as drawing days again can tell, or nearly."""
     p, happened = contest.floats("p_challenger"), contest.floats("y")
     found = _difference(contest, mean_of(contest.day, happened), mean_of(contest.day, p))
     if found.difference is None or found.low is None or found.high is None:
         return _unknown("event_rate", None, "The mean probability cannot be compared with the event rate.")
     gap = abs(found.difference)
     chance = found.difference - found.low if found.difference > 0 else found.high - found.difference
+    limit = max(chance, contest.settings.rate_gap_max * float(happened.mean()))
     sentence = (
-        f"The mean probability is {p.mean():.3%}, {happened.mean():.3%} happened; "
-        f"the days of the test explain a gap of up to {chance:.3%}."
+        f"The mean probability is {p.mean():.3%}, {happened.mean():.3%} happened; a gap of {limit:.3%} is allowed, "
+        f"{chance:.3%} of it by the days of the test."
     )
-    return _check("event_rate", gap, chance, gap <= chance and bool(happened.any()), sentence)
+    return _check("event_rate", gap, limit, gap <= limit and bool(happened.any()), sentence)
 
 
 def _probes(contest: Contest) -> tuple[Check, ...]:

@@ -5,17 +5,21 @@ Comes out: `Scores`, one row per symbol and minute and one for the venue. Never 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import polars as pl
 
-from features.schema import Scores, polars_schema
+from features.schema import VENUE_WIDE, Scores, polars_schema
 from features.words import sentence
 from models.detector import Detector
 from models.explain import reasons
-from models.warning import WarningModel
+from models.thresholds import capped
+from models.warning import ALERT, BAND, PROBABILITIES, WarningModel
 
 KEY = ("venue", "symbol", "ts")
+SAID = (*PROBABILITIES, *BAND)
+ALERT_SCHEMA = {"symbol": pl.String(), "ts": pl.Datetime("us", "UTC")}
 INPUT_TABLES: Mapping[str, str] = {  # table -> the column of bars that is null while the table is missing
     "trades": "close",
     "book events": "cancels",
@@ -72,23 +76,52 @@ def detector_reasons(detected: pl.DataFrame, matrix: pl.DataFrame) -> pl.DataFra
     )
 
 
-def _warned(matrix: pl.DataFrame, model: WarningModel | None, families: Mapping[str, str]) -> pl.DataFrame:
+@dataclass(frozen=True)
+class AlertPolicy:
+    """A hard cap on the model's alerts: episodes per symbol and UTC day; the others are muted, not forgotten.
+
+    `earlier` has `symbol, ts` of minutes before the first row in which the model stood above its threshold.
+    """
+
+    episodes_per_symbol_day: int
+    refractory_min: int
+    earlier: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=ALERT_SCHEMA))
+
+    def kept(self, alerts: pl.DataFrame) -> pl.DataFrame:
+        """The rows of `alerts` (`symbol, ts`) within the cap, counting what came earlier."""
+        everything = pl.concat([self.earlier.select("symbol", "ts"), alerts.select("symbol", "ts")]).unique()
+        return capped(everything, self.episodes_per_symbol_day, self.refractory_min)
+
+
+def above_threshold(scores: pl.DataFrame) -> pl.DataFrame:
+    """`symbol, ts` of the rows of stored scores in which the model stood above its threshold, muted or not."""
+    own = scores.filter(pl.col("symbol") != VENUE_WIDE)
+    return own.filter((pl.col(ALERT) >= pl.col("p_threshold")).fill_null(value=False)).select("symbol", "ts")
+
+
+def _warned(
+    matrix: pl.DataFrame, model: WarningModel | None, families: Mapping[str, str], policy: AlertPolicy | None
+) -> pl.DataFrame:
     """The model's probabilities for every row, its alerts and, for those, its reasons."""
     if model is None:
-        nothing = {"p_15m": pl.Float64, "p_60m": pl.Float64, "p_threshold": pl.Float64, "abstained": pl.Boolean}
         return matrix.select(
             *KEY,
-            *(pl.lit(None, dtype=dtype).alias(name) for name, dtype in nothing.items()),
+            *(pl.lit(None, dtype=pl.Float64).alias(name) for name in (*SAID, "p_threshold")),
+            abstain_reason=pl.lit(None, dtype=pl.String),
             model_alert=pl.lit(value=False),
             model_family=pl.lit(None, dtype=pl.String),
             model_reasons=pl.lit(None, dtype=pl.String),
         )
     predicted = model.predict(matrix).with_columns(p_threshold=pl.lit(model.threshold, dtype=pl.Float64))
-    alert = (pl.col("p_60m") >= pl.col("p_threshold")).fill_null(value=False)
+    alert = (pl.col(ALERT) >= pl.col("p_threshold")).fill_null(value=False)
     predicted = predicted.with_columns(model_alert=alert)
+    if policy is not None:
+        kept = policy.kept(predicted.filter("model_alert")).with_columns(kept=pl.lit(value=True))
+        told = predicted.join(kept, on=["symbol", "ts"], how="left", maintain_order="left")
+        predicted = told.with_columns(model_alert=pl.col("kept").fill_null(value=False)).drop("kept")
     hits = matrix.join(predicted.filter("model_alert").select(KEY), on=KEY, how="semi", maintain_order="left")
     told = reasons(model, hits, families).rename({"lead_family": "model_family", "reasons": "model_reasons"})
-    return predicted.join(told, on=KEY, how="left").drop("missing_share")
+    return predicted.join(told, on=KEY, how="left").drop("missing_share", "outside_share", "abstained")
 
 
 def _status(model: WarningModel | None, model_note: str) -> pl.Expr:
@@ -102,10 +135,10 @@ def _status(model: WarningModel | None, model_note: str) -> pl.Expr:
     if model is None:
         return sentence("{}; {}", detector, pl.lit(model_note))
     warning = (
-        pl.when(pl.col("symbol") == "*")
+        pl.when(pl.col("symbol") == VENUE_WIDE)
         .then(pl.lit("model: highest symbol"))
-        .when(pl.col("abstained"))
-        .then(pl.lit("model abstains: inputs missing"))
+        .when(pl.col("abstain_reason").is_not_null())
+        .then(sentence("model abstains: {}", "abstain_reason"))
         .otherwise(pl.lit("model"))
     )
     return sentence("{}; {}", detector, warning)
@@ -122,16 +155,18 @@ def compose(
     model_note: str,
     detector_uri: str | None,
     model_uri: str | None,
+    policy: AlertPolicy | None = None,
 ) -> pl.DataFrame:
     """Scores of every row of `matrix` and of the venue, sorted by symbol and ts.
 
     Up to `reference_end` the detector is silent: it learned from these minutes. `model_note` says why there is no
-    model. The venue's probabilities are those of its most endangered symbol. A row's scores depend on its own minute.
+    model. The venue's probabilities are those of its most endangered symbol. A row's scores depend on its own minute,
+    whether it alerts also on the alerts before it, where `policy` caps them.
     """
     detected = detector.score(matrix)
-    warned = _warned(matrix, model, families)
-    highest = warned.group_by("venue", "ts").agg(pl.col("p_15m", "p_60m", "p_threshold").max())
-    venue = highest.with_columns(symbol=pl.lit("*"), model_alert=(pl.col("p_60m") >= pl.col("p_threshold")))
+    warned = _warned(matrix, model, families, policy)
+    highest = warned.group_by("venue", "ts").agg(pl.col(*SAID, "p_threshold").max(), pl.col("model_alert").any())
+    venue = highest.with_columns(symbol=pl.lit(VENUE_WIDE))
     both = detected.join(pl.concat([warned, venue], how="diagonal_relaxed"), on=KEY, how="left")
     silent = pl.col("ts") <= reference_end
     muted = both.with_columns(

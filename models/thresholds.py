@@ -70,3 +70,72 @@ def budget_threshold(scores: pl.DataFrame, days: float, budget_per_symbol_day: f
     if first_free == candidates.size:
         return float(np.nextafter(candidates[-1], np.inf))
     return float(candidates[first_free])
+
+
+def cost_threshold(cost_false_alarm: float, cost_missed: float) -> float:
+    """The probability from which alerting is cheaper than not: `cost_false_alarm / (cost_false_alarm + cost_missed)`.
+
+    Costs are of one row: an alert without an event within the horizon, and no alert before one. The probability must
+    be calibrated. Raises ValueError unless both are positive. Source: Elkan 2001.
+
+    >>> cost_threshold(1.0, 99.0)
+    0.01
+    """
+    if not (cost_false_alarm > 0 and cost_missed > 0):
+        raise ValueError(f"costs must be positive, were {cost_false_alarm} and {cost_missed}")
+    return cost_false_alarm / (cost_false_alarm + cost_missed)
+
+
+def trailing_threshold(scores: pl.DataFrame, share: float, window_min: int, samples_min: int) -> pl.DataFrame:
+    """For every row the score that only `share` of the symbol's own recent rows exceeded: it moves with the market.
+
+        threshold[t] = the 1 - share quantile (the higher neighbour) of the scores in [t - window_min, t)
+
+    `scores` has `symbol, ts, score`. Adds `threshold`, sorted by symbol and ts; null below `samples_min` known scores.
+    The row itself is never part of its own threshold. Under drift a quantile alone overruns a budget (a market that
+    heats up every day stands above its own past every day): `capped` holds what it promises.
+
+    Raises ValueError unless 0 < share < 1 and `window_min`, `samples_min` are positive.
+    """
+    if not (0 < share < 1 and window_min > 0 and samples_min > 0):
+        raise ValueError(
+            f"share must be in (0, 1), window_min and samples_min positive, were {share}, {window_min}, {samples_min}"
+        )
+    past = (
+        pl.col("score")
+        .fill_nan(None)
+        .rolling_quantile_by(
+            "ts", f"{window_min}m", quantile=1 - share, interpolation="higher", min_samples=samples_min, closed="left"
+        )
+    )
+    ordered = scores.sort("symbol", "ts")
+    return ordered.with_columns(threshold=past.over("symbol"))
+
+
+def capped(alerts: pl.DataFrame, per_symbol_day: int, refractory_min: int) -> pl.DataFrame:
+    """The alerts of the first `per_symbol_day` episodes that a symbol opens on a UTC day; the others are muted.
+
+    `alerts` has `symbol, ts`, one row per alerting minute. An episode belongs to the day of its first alert. Causal:
+    whether a row is kept depends on rows up to its own. Sorted by symbol and ts.
+
+    Raises ValueError if `per_symbol_day` or `refractory_min` < 1.
+
+    >>> minutes = pl.Series([0, 1, 100, 300, 1500]) * 60_000_000
+    >>> alerts = pl.DataFrame({"symbol": "A", "ts": minutes.cast(pl.Datetime("us", "UTC"))})
+    >>> [moment.strftime("%d %H:%M") for moment in capped(alerts, 2, 60)["ts"]]
+    ['01 00:00', '01 00:01', '01 01:40', '02 01:00']
+    """
+    if per_symbol_day < 1:
+        raise ValueError(f"per_symbol_day must be at least 1, was {per_symbol_day}")
+    opening = episodes(alerts, refractory_min)
+    number = pl.int_range(pl.len()).over("symbol", pl.col("start").dt.date())
+    kept = opening.with_columns(number=number).filter(pl.col("number") < per_symbol_day)
+    ordered = alerts.sort("symbol", "ts")
+    joined = ordered.join_asof(
+        kept.select("symbol", "start", "end").sort("start"),
+        left_on="ts",
+        right_on="start",
+        by="symbol",
+        check_sortedness=False,
+    )
+    return joined.filter(pl.col("ts") <= pl.col("end")).select(alerts.columns)

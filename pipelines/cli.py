@@ -32,7 +32,10 @@ app = typer.Typer(
 )
 for panel, commands in COMMANDS:
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, rich_help_panel=panel)
+        else:
+            app.command(rich_help_panel=panel)(command)
 
 
 def _configure_logs() -> None:

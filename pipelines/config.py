@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -43,14 +43,49 @@ class DetectorConfig(Section):
 class WarningConfig(Section):
     """The supervised early-warning model."""
 
+    kind: Literal["trees", "line"] = Field("trees", description="boosted trees, or logistic regression for few events")
     rounds: int = Field(200, ge=1, le=10_000)
-    folds: int = Field(3, ge=2, le=20)
+    leaves: int = Field(7, ge=2, le=1024)
+    learning_rate: float = Field(0.05, gt=0, le=1)
+    leaf_rows_min: int = Field(100, ge=1)
+    l2: float = Field(10.0, ge=0)
+    negative_share: float = Field(
+        0.25, gt=0, le=1, description="of quiet rows kept for training; corrected for exactly"
+    )
+    folds: int = Field(3, ge=2, le=50)
     embargo_min: int = Field(60, ge=0)
+    threshold_by: Literal["budget", "cost", "miss_rate"] = "budget"
     budget_episodes_per_symbol_day: float = Field(1.0, gt=0, le=24)
+    episodes_per_symbol_day_max: int = Field(2, ge=1, le=1440, description="hard cap on alerts; more are muted")
+    cost_false_alarm: float = Field(1.0, gt=0, description="of one alert minute without a cascade")
+    cost_missed: float = Field(50.0, gt=0, description="of one minute before a cascade without an alert")
+    miss_rate_max: float = Field(0.2, gt=0, lt=1, description="share of cascades that may be missed")
     missing_share_max: float = Field(
         0.5, ge=0, lt=1, description="abstain when more of the model's importance is missing"
     )
+    outside_share_max: float = Field(
+        0.5, ge=0, lt=1, description="abstain when more of it lies beyond what the training saw"
+    )
     threads: int = Field(1, ge=1, le=256)
+
+
+class BaseConfig(Section):
+    """What is learned first from lakes with more history, by moves of the price, which every venue shows."""
+
+    fall_pct: float = Field(1.0, gt=0, lt=100, description="move of the price, up or down, in percent")
+    window_min: int = Field(30, ge=1, le=1440)
+    sigmas: float = Field(4.0, ge=0)
+    known_share_min: float = Field(0.5, ge=0, lt=1, description="a feature that more rows lack is not learned from")
+
+
+class GateConfig(Section):
+    """What a new model must show before it scores."""
+
+    events_min: int = Field(5, ge=1)
+    confidence: float = Field(0.9, gt=0, lt=1)
+    replicates: int = Field(1000, ge=100, le=100_000)
+    margin: float = Field(0.0, ge=0, lt=1, description="of average precision that may be lost")
+    miscalibration_max: float = Field(0.25, gt=0, le=1, description="as a share of the uncertainty of outcomes")
 
 
 class LabelConfig(Section):
@@ -108,6 +143,8 @@ class Config(BaseSettings):
     bars: BarsConfig = BarsConfig()
     detector: DetectorConfig = DetectorConfig()
     warning: WarningConfig = WarningConfig()
+    base: BaseConfig = BaseConfig()
+    gate: GateConfig = GateConfig()
     label: LabelConfig = LabelConfig()
     simulator: SimulatorConfig = SimulatorConfig()
     mlflow: MlflowConfig = MlflowConfig()

@@ -65,6 +65,11 @@ class FeaturesSummary:
 # --- what stands beside the bars ---
 
 
+def reach_of(bar_s: int) -> timedelta:
+    """How far features of bars of this length look back."""
+    return timedelta(minutes=catalogue(bar_s).lookback_min)
+
+
 def _structure_lookback(bar_s: int) -> timedelta:
     """How far before an interval a snapshot can matter: its age, and what the features that read one look back."""
     reading = [one for one in catalogue(bar_s).features if STRUCTURE_COLUMNS & set(one.expr.meta.root_names())]
@@ -124,7 +129,7 @@ def _bring_hours_up_to_date(lake: Lake, venue: str, interval: Interval, built: I
             build_hours(lake, venue, day)
 
 
-def _norms(lake: Lake, venue: str, bars: pl.DataFrame, bar_s: int) -> pl.DataFrame:
+def norms_at(lake: Lake, venue: str, bars: pl.DataFrame, bar_s: int) -> pl.DataFrame:
     """The norms of every hour in which `bars` lie."""
     wanted = bars.select("venue", "symbol", hour_end("ts")).unique()
     first, last = wanted["ts"].min(), wanted["ts"].max()
@@ -185,13 +190,13 @@ def _matrices(
 ) -> Iterator[tuple[Interval, pl.DataFrame]]:
     """Matrix and health are written chunk by chunk; yields each chunk's matrix."""
     others = [name for name in derivative_venues(lake) if name != venue]
-    reach = timedelta(minutes=catalogue(bar_s).lookback_min)
+    reach = reach_of(bar_s)
     for chunk in _chunks(lake, venue, interval):
         say(f"features {venue} {chunk}")
         read = Interval(chunk.start - reach, chunk.end)
         bars = lake.scan("bars", venue, read.start, read.end).select(columns_read(bar_s)).collect()
         rows = build_structure(lake, venue, Interval(chunk.start - _structure_lookback(bar_s), chunk.end))
-        beside = Beside(rows, _norms(lake, venue, bars, bar_s), _peers(lake, venue, others, read, bar_s))
+        beside = Beside(rows, norms_at(lake, venue, bars, bar_s), _peers(lake, venue, others, read, bar_s))
         matrix, health = features_and_health(bars, beside, bar_s=bar_s, since=chunk.start)
         with lake.writer():
             lake.replace("features", matrix, venue, chunk.start, chunk.end)
@@ -242,7 +247,7 @@ def _told(nulls: Mapping[str, int], names: list[str], rows: int) -> float:
 
 def _reasons(lake: Lake, venue: str, chunk: Interval, matrix: pl.DataFrame, bar_s: int) -> dict[str, dict[str, int]]:
     """Why features of a chunk are null: family -> reason -> count."""
-    reach = timedelta(minutes=catalogue(bar_s).lookback_min)
+    reach = reach_of(bar_s)
     health = lake.scan("feature_health", venue, chunk.start - reach, chunk.end).collect()
     found = {}
     for family, members in catalogue(bar_s).families.items():

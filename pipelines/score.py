@@ -6,13 +6,14 @@ from datetime import timedelta
 import polars as pl
 
 from features.bars import BAR_S
-from features.catalogue import CATALOGUE_VERSION, FAMILY_OF, TAILS, WATCHED
+from features.catalogue import CATALOGUE_VERSION, FAMILY_OF, NAMES, TAILS, WATCHED
 from features.schema import VENUE_WIDE, Scores
 from models.detector import Detector, fit_detector
-from models.scores import compose
+from models.scores import AlertPolicy, above_threshold, compose
 from models.thresholds import episodes
 from models.warning import WarningModel
 from pipelines.bars import build_bars, derivative_venues, venue_span
+from pipelines.case import data_sha256
 from pipelines.config import Config
 from pipelines.errors import InputError
 from pipelines.lake import Lake
@@ -27,7 +28,6 @@ from pipelines.matrix import (
 from pipelines.progress import Say, silent
 from pipelines.times import Interval
 from pipelines.tracking import Record, Registry, RegistryError
-from pipelines.train import data_sha256
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def _fit(reference: pl.DataFrame, venue: str, span: Interval, config: Config) ->
             null_share_max=config.detector.null_share_max,
             budget_per_symbol_day=config.detector.budget_episodes_per_symbol_day,
             refractory_min=config.detector.refractory_min,
+            bar_s=config.bars.interval_s,
         )
     except ValueError as error:
         raise InputError(
@@ -135,15 +136,30 @@ def _record(detector: Detector, config: Config, tags: dict[str, str]) -> Record:
     )
 
 
-def champion(registry: Registry) -> tuple[WarningModel | None, str | None, str]:
-    """The early-warning champion, its address, and a note that says why there is none."""
+def champion(registry: Registry, bar_s: int) -> tuple[WarningModel | None, str | None, str]:
+    """The early-warning champion, its address, and a note that says why there is none.
+
+    A registry that is down, a model that cannot be read, that asks for other features or was made for other bars: the
+    model part is silent, with that note; everything else goes on.
+    """
     try:
-        found = registry.load_warning()
+        found = registry.load_warning(columns=NAMES)
     except RegistryError as error:
         return None, None, str(error)
     if found is None:
         return None, None, "no early-warning model registered"
+    made_for = found[0].metadata.get("bar_s", BAR_S)
+    if made_for != bar_s:
+        return None, None, f"{found[1]} was made for bars of {made_for} s, these are of {bar_s} s: train one for them"
     return found[0], found[1], ""
+
+
+def alert_policy(lake: Lake, venue: str, interval: Interval, config: Config) -> AlertPolicy:
+    """The cap of the settings, with what the model said since the midnight before the last one."""
+    midnight = interval.start.replace(hour=0, minute=0, second=0, microsecond=0)
+    before = lake.scan("scores", venue, midnight - timedelta(days=1), interval.start).collect()
+    chosen = config.warning.episodes_per_symbol_day_max
+    return AlertPolicy(chosen, config.detector.refractory_min, above_threshold(before))
 
 
 def _episodes(scores: pl.DataFrame, refractory_min: int) -> list[dict[str, str | int]]:
@@ -169,12 +185,12 @@ def score_venue(
     say: Say = silent,
 ) -> ScoreSummary:
     """Score every minute of `interval`: prepare, fit or load, predict, write. Running it again gives the same rows."""
-    span = reference_of(interval, config, reference)
-    prepare(lake, venue, Interval(min(span.start, interval.start), interval.end), say)
+    span, bar_s = reference_of(interval, config, reference), config.bars.interval_s
+    prepare(lake, venue, Interval(min(span.start, interval.start), interval.end), say, bar_s=bar_s)
     registry = Registry(config.mlflow, lake.root)
     say(f"detector {venue}")
     detector, detector_uri, notes = fitted_detector(lake, venue, span, config, registry)
-    model, model_uri, model_note = champion(registry)
+    model, model_uri, model_note = champion(registry, bar_s)
     bars = lake.scan("bars", venue, interval.start, interval.end).collect()
 
     say(f"scores {venue}")
@@ -188,6 +204,7 @@ def score_venue(
         model_note=model_note,
         detector_uri=detector_uri,
         model_uri=model_uri,
+        policy=alert_policy(lake, venue, interval, config),
     )
 
     with lake.writer():

@@ -1,61 +1,50 @@
-"""Step `train`: judge the early-warning model walk-forward, fit it on everything, track it, register it.
+"""Train: judge walk-forward, fit on everything, ask the gate, track, register, and promote what passed.
 
-The newest model becomes champion only if it ranked minutes better than chance on time it had not seen.
+The gate judges the recipe on the test rows of its folds, later than anything a fold learned from; the champion, a
+finished model, is compared on those that are later than anything it learned from.
 """
 
 import hashlib
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
-from statistics import median
+from datetime import datetime
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from features.catalogue import CATALOGUE_VERSION, FAMILY_OF, MONOTONE, TAILS
-from features.labels import LABELS_VERSION, future_event_within
-from models.metrics import Floats, average_precision_lift, brier, count_alarms, log_loss
-from models.splits import Fit, Fold, Span, last_fit, walk_forward
-from models.thresholds import budget_threshold
-from models.warning import HORIZONS_MIN, WarningModel, WarningSettings, train_warning
+from features.catalogue import CATALOGUE_VERSION, MONOTONE
+from features.labels import LABELS_VERSION
+from models.calibration import Floats
+from models.gate import Contest, GateSettings, Probe, Verdict, judge, monotone_probe
+from models.periods import HORIZONS_MIN
+from models.splits import Fit
+from models.warning import ALERT, ALERT_HORIZON_MIN, Limits, WarningModel
+from pipelines.case import Case, data_sha256, slices
 from pipelines.config import Config
 from pipelines.errors import InputError
-from pipelines.tracking import CHALLENGER, CHAMPION, Metric, Record, Registry, prepare_environment
-
-EVENTS_MIN = 5  # below, nothing can be claimed about a model
-CHANCE_LIFT = 1.0  # average precision of a constant score over the prevalence
-MINUTES_PER_DAY = 1440
-BASELINES: tuple[tuple[str, str], ...] = (
-    ("volatility_ratio", "vol_ratio_15"),
-    ("funding_alone", "funding_annual"),
-    ("oi_change", "oi_change_30"),
-    ("oi_score", "oi_score_30"),
-    ("liquidations", "liq_over_volume_15"),
+from pipelines.model_card import card, plots
+from pipelines.promotion import GateReport, promote, record_gate
+from pipelines.tracking import CHALLENGER, CHAMPION, Dataset, Metric, Record, Registry, prepare_environment
+from pipelines.tracking.records import Role
+from pipelines.trial import (
+    KEYS,
+    FoldReport,
+    Judged,
+    Ranking,
+    Y,
+    ablations,
+    alerted,
+    fit_model,
+    floats,
+    judged,
+    lift_of,
+    rivals,
+    together,
 )
 
-
-@dataclass(frozen=True)
-class FoldReport:
-    """One walk-forward fold on time after its training and calibration; null where it could not be judged."""
-
-    fold: int
-    test: str
-    events: int
-    note: str = ""
-    ap_lift_15m: float | None = None
-    ap_lift_60m: float | None = None
-    brier_15m: float | None = None
-    brier_60m: float | None = None
-    log_loss_15m: float | None = None
-    log_loss_60m: float | None = None
-    threshold: float | None = None
-    recall: float | None = None
-    false_alarms_per_symbol_day: float | None = None
-    abstained_share: float | None = None
-    baselines: Mapping[str, float] | None = None  # AP lift at 60 min of one column alone; always-on is 1
+PROBE_ROWS = 2_000
+Causality = Callable[[WarningModel], Probe]
 
 
 @dataclass(frozen=True)
@@ -65,365 +54,304 @@ class TrainSummary:
     alias: str
     n_events: int
     threshold: float
-    calibrator: Mapping[str, str]  # by hazard interval
+    calibrator: tuple[str, ...]  # by interval
     ap_lift_60m: float | None  # median over the folds that could be judged
     folds: tuple[FoldReport, ...]
+    rivals: tuple[Ranking, ...]
+    ablations: tuple[Ranking, ...]
+    gate: dict[str, Any]
+    model_sha256: str
     notes: tuple[str, ...]
 
     def sentence(self) -> str:
         lift = "not known" if self.ap_lift_60m is None else f"{self.ap_lift_60m:.1f} times the prevalence"
         head = f"{self.uri} is {self.alias}: {self.n_events} events, walk-forward average precision {lift}"
-        return "; ".join((head, *self.notes))
+        return "; ".join((head, *self.notes, self.gate["sentence"]))
 
 
 @dataclass(frozen=True)
-class Case:
-    """What a model is trained and judged on; `rows` is the matrix with its targets beside it."""
+class Trained:
+    """A model with all that was found out about it."""
 
-    matrix: pl.DataFrame
-    targets: pl.DataFrame
-    events: pl.DataFrame
-    config: Config
+    case: Case
+    model: WarningModel
+    fit: Fit
+    found: tuple[Judged, ...]
+    ranked: tuple[Ranking, ...]
+    ablated: tuple[Ranking, ...]
+    verdict: Verdict
 
     @property
-    def rows(self) -> pl.DataFrame:
-        return self.matrix.join(self.targets, on=["symbol", "ts"], how="left", maintain_order="left")
+    def folds(self) -> tuple[FoldReport, ...]:
+        return tuple(one.report for one in self.found)
 
 
-def targets_of(
-    matrix: pl.DataFrame, events: pl.DataFrame, config: Config, flags: pl.DataFrame | None = None
-) -> pl.DataFrame:
-    """`symbol, ts, y_15m, y_60m` for every row of `matrix`; null where `flags` cannot tell (see the label)."""
-    index = matrix.select("symbol", "ts")
-    if flags is not None:
-        index = index.join(flags.select("symbol", "ts", "flag"), on=["symbol", "ts"], how="left")
-    found = matrix.select("symbol", "ts")
-    for horizon in HORIZONS_MIN:
-        future = future_event_within(index, events, horizon, config.label.refractory_min)
-        renamed = future.rename({f"future_event_within_{horizon}": f"y_{horizon}m"})
-        found = found.join(renamed, on=["symbol", "ts"], how="left", maintain_order="left")
-    return found
+# --- the gate ---
 
 
-def _covered(matrix: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
-    """The events of the matrix's symbols whose onset lies in its time."""
-    inside = pl.col("onset").is_between(matrix["ts"].min(), matrix["ts"].max())
-    return events.filter(inside).join(matrix.select("symbol").unique(), on="symbol", how="semi")
+def _certain(model: WarningModel) -> WarningModel:
+    """The same model without abstention: the probe pushes inputs beyond what the training saw."""
+    return replace(model, limits=Limits(1.0, 1.0))
 
 
-def _case(matrix: pl.DataFrame, events: pl.DataFrame, config: Config, flags: pl.DataFrame | None) -> Case:
-    covered = _covered(matrix, events)
-    if covered.height < EVENTS_MIN:
-        raise InputError(
-            f"an early-warning model needs at least {EVENTS_MIN} cascades, the period holds {covered.height}",
-            mend="train on a longer period, or loosen the [label] settings",
-        )
-    return Case(matrix, targets_of(matrix, events, config, flags), covered, config)
+def _monotone(model: WarningModel, rows: pl.DataFrame, seed: int) -> Probe:
+    sample = rows.sample(min(PROBE_ROWS, rows.height), seed=seed) if rows.height else rows
+    certain = _certain(model)
+
+    def predict(frame: pl.DataFrame) -> Floats:
+        return floats(certain.predict(frame), ALERT)
+
+    return monotone_probe(predict, sample, {name: MONOTONE.get(name, 0) for name in model.features}, seed)
 
 
-def _slices(ts: pl.Series, config: Config) -> tuple[list[Fold], Fit]:
-    chosen = config.warning
-    purge_min = max(HORIZONS_MIN) + config.label.window_min
-    try:
-        folds = walk_forward(ts, chosen.folds, purge_min, chosen.embargo_min)
-        return folds, last_fit(ts, chosen.folds, purge_min, chosen.embargo_min)
-    except ValueError as error:
-        raise InputError(
-            f"the period is too short for {chosen.folds} walk-forward folds ({error})",
-            mend="train on a longer period, or lower `warning.folds`",
-        ) from None
+def _unseen(champion: WarningModel) -> pl.Expr:
+    """The rows later than anything the champion learned from."""
+    return pl.col("ts") > datetime.fromisoformat(champion.metadata["threshold"][1])
 
 
-def _threshold(model: WarningModel, rows: pl.DataFrame, calibrate: Span, config: Config) -> float:
-    """The alert threshold on p_60m that keeps the budget over the calibration slice."""
-    return budget_threshold(
-        model.predict(rows.filter(calibrate.rows())).select("symbol", "ts", score="p_60m"),
-        (calibrate.end - calibrate.start) / timedelta(days=1),
-        config.warning.budget_episodes_per_symbol_day,
-        config.detector.refractory_min,
+def _contest(
+    case: Case, found: Sequence[Judged], champion: WarningModel | None, probes: tuple[Probe, ...]
+) -> Contest | None:
+    """Both on the rows that both answered; null where no fold answered or the champion cannot read the features."""
+    rows = together(found)
+    if rows is None:
+        return None
+    alert, said = pl.lit(value=False), pl.lit(None, dtype=pl.Float64)
+    columns = rows.select(
+        *KEYS, y=Y, p_challenger=ALERT, alert_challenger="alert", p_champion=said, alert_champion=alert
     )
-
-
-def _fitted(case: Case, fit: Fit) -> WarningModel:
-    """Trees, calibration and threshold from one fit's slices. Raises ValueError where they hold too little."""
-    chosen = case.config.warning
-    settings = WarningSettings(rounds=chosen.rounds, threads=chosen.threads, missing_share_max=chosen.missing_share_max)
-    model = train_warning(case.matrix, case.targets, fit, settings, case.config.seed, monotone=MONOTONE)
-    return model.with_threshold(_threshold(model, case.matrix, fit.calibrate, case.config))
-
-
-def _floats(rows: pl.DataFrame, column: pl.Expr) -> Floats:
-    return np.asarray(rows.select(column.cast(pl.Float64)).to_series().to_numpy(), dtype=np.float64)
-
-
-def _risky(name: str) -> pl.Expr:
-    """A feature turned so that its risky tail is high; null counts as least risky."""
-    turned = {"high": pl.col(name), "low": -pl.col(name), "both": pl.col(name).abs(), "none": pl.col(name)}[TAILS[name]]
-    return turned.fill_null(float("-inf"))
-
-
-def _baselines(rows: pl.DataFrame) -> dict[str, float]:
-    """AP lift at 60 minutes of each baseline column alone; columns without a value are left out."""
-    happened = _floats(rows, pl.col("y_60m"))
-    present = [
-        (label, name) for label, name in BASELINES if name in rows.columns and rows[name].null_count() < rows.height
-    ]
-    lifts = {label: average_precision_lift(happened, _floats(rows, _risky(name))) for label, name in present}
-    return {label: lift for label, lift in lifts.items() if lift is not None}
-
-
-def _by_horizon(rows: pl.DataFrame) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for horizon in HORIZONS_MIN:
-        known = rows.filter(pl.col(f"y_{horizon}m").is_not_null())
-        happened, p = _floats(known, pl.col(f"y_{horizon}m")), _floats(known, pl.col(f"p_{horizon}m"))
-        found[f"ap_lift_{horizon}m"] = average_precision_lift(happened, p)
-        found[f"brier_{horizon}m"] = brier(happened, p)
-        found[f"log_loss_{horizon}m"] = log_loss(happened, p)
-    return found
-
-
-def _judged(report: FoldReport, case: Case, fold: Fold) -> FoldReport:
-    """Fit the fold and measure it on its test slice.
-
-    Alerts are taken from minutes that can still see an onset: not from inside an event or its refractory time.
-    """
-    model = _fitted(case, fold)
-    rows = case.rows.filter(fold.test.rows())
-    scored = rows.join(model.predict(rows), on=["venue", "symbol", "ts"], how="left", maintain_order="left")
-    answered = scored.filter(pl.col("y_60m").is_not_null() & pl.col("p_60m").is_not_null())
-    if answered.is_empty() or model.threshold is None:
-        return replace(report, note="the model abstained on every minute", abstained_share=1.0)
-    alarms = count_alarms(
-        answered.filter(pl.col("p_60m") >= model.threshold),
-        _within(case.events, fold.test),
-        symbol_days=answered.height / MINUTES_PER_DAY,
-        horizon_min=max(HORIZONS_MIN),
-        refractory_min=case.config.detector.refractory_min,
-    )
-    return replace(
-        report,
-        **_by_horizon(answered),
-        threshold=model.threshold,
-        recall=alarms.recall,
-        false_alarms_per_symbol_day=alarms.false_alarms_per_symbol_day,
-        abstained_share=_mean(scored["abstained"]),
-        baselines=_baselines(answered),
-    )
-
-
-def _mean(values: pl.Series) -> float:
-    return float(_floats(values.to_frame("x"), pl.col("x")).mean())
-
-
-def _within(events: pl.DataFrame, span: Span) -> pl.DataFrame:
-    return events.filter((pl.col("onset") > span.start) & (pl.col("onset") <= span.end))
-
-
-def _report(number: int, case: Case, fold: Fold) -> FoldReport:
-    """A fold that cannot be judged says why; it never stops the training."""
-    events = _within(case.events, fold.test).height
-    blank = FoldReport(number, f"({fold.test.start:%Y-%m-%dT%H:%M}, {fold.test.end:%Y-%m-%dT%H:%M}]", events)
-    if events == 0:
-        return replace(blank, note="no cascade in its test period")
-    try:
-        return _judged(blank, case, fold)
-    except ValueError as error:
-        return replace(blank, note=str(error))
-
-
-def _final(case: Case, fit: Fit) -> WarningModel:
-    try:
-        return _fitted(case, fit)
-    except ValueError as error:
-        raise InputError(
-            f"no early-warning model can be fitted ({error})", mend="train on a longer period with more cascades"
-        ) from None
-
-
-def data_sha256(*frames: pl.DataFrame) -> str:
-    """Hash of the frames' contents, names and types, in order."""
-    buffer = io.BytesIO()
-    for frame in frames:
-        frame.write_ipc(buffer)
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
-
-
-def _lift(folds: Sequence[FoldReport]) -> float | None:
-    lifts = [fold.ap_lift_60m for fold in folds if fold.ap_lift_60m is not None]
-    return median(lifts) if lifts else None
-
-
-def _silent(case: Case, model: WarningModel, calibrate: Span) -> bool:
-    """Whether the budget left room for no alert at all in the calibration slice (too few distinct scores on top)."""
-    scores = model.predict(case.matrix.filter(calibrate.rows()))["p_60m"]
-    return model.threshold is None or not bool((scores >= model.threshold).any())
-
-
-def _notes(model: WarningModel, lift: float | None, folds: Sequence[FoldReport], *, silent: bool) -> tuple[str, ...]:
-    found = [f"fold {fold.fold} was not judged: {fold.note}" for fold in folds if fold.note]
-    judged = sum(fold.events for fold in folds if fold.ap_lift_60m is not None)
-    if 0 < judged < EVENTS_MIN:
-        found.append(f"judged on {judged} cascades only: no claim can be made about it")
-    if lift is None:
-        found.append("no fold could be judged, so it is not the champion")
-    elif not lift > CHANCE_LIFT:
-        found.append("it did not rank better than chance, so it is not the champion")
-    if any(hazard.calibrator.kind == "none" for hazard in model.hazards):
-        found.append("no cascade in the calibration period: its probabilities are not calibrated")
-    if silent:
-        found.append("the alert budget left no room for its highest scores, so it will not alert: raise the budget")
-    return tuple(found)
-
-
-FOLD_METRICS = (
-    "ap_lift_15m", "ap_lift_60m", "brier_15m", "brier_60m", "log_loss_15m", "log_loss_60m", "recall",
-    "false_alarms_per_symbol_day", "abstained_share", "events",
-)  # fmt: skip
-
-
-def _metrics(model: WarningModel, lift: float | None, folds: Sequence[FoldReport]) -> dict[str, Metric]:
-    found: dict[str, Metric] = {name: [getattr(fold, name) for fold in folds] for name in FOLD_METRICS}
-    for label, _ in BASELINES:
-        found[f"baseline_{label}_ap_lift_60m"] = [(fold.baselines or {}).get(label) for fold in folds]
-    return found | {"threshold": [model.threshold], "ap_lift_60m_median": [lift]}
-
-
-def _params(case: Case, model: WarningModel) -> dict[str, Any]:
-    config = case.config
-    return {
-        **{f"warning.{name}": value for name, value in config.warning.model_dump().items()},
-        **{f"label.{name}": value for name, value in config.label.model_dump().items()},
-        **{f"model.{name}": value for name, value in model.metadata["settings"].items()},
-        "seed": config.seed,
-        "train": " to ".join(model.metadata["train"]),
-        "calibrate": " to ".join(model.metadata["calibrate"]),
-        "features": len(model.features),
-        "events": case.events.height,
-        "rows": case.matrix.height,
-    }
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
-
-
-def _card(case: Case, model: WarningModel, lift: float | None, folds: Sequence[FoldReport]) -> str:
-    """The model card: what it is, on what it was judged, what it must not be used for."""
-    columns = ("test", "events", *FOLD_METRICS[:4], "recall", "false_alarms_per_symbol_day")
-    table = [
-        " | ".join(("", *columns, "note", "")).strip(),
-        " | ".join(("", *(["---"] * (len(columns) + 1)), "")).strip(),
-        *(
-            f"| {fold.test} | {fold.events} | "
-            + " | ".join(_shown(getattr(fold, name)) for name in columns[2:])
-            + f" | {fold.note} |"
-            for fold in folds
+    if champion is not None:
+        later = rows.filter(_unseen(champion))
+        told = alerted(champion.predict(later), champion, case).select(*KEYS, p_champion=ALERT, alert_champion="alert")
+        columns = columns.drop("p_champion", "alert_champion").join(told, on=KEYS, how="inner")
+        columns = columns.filter(pl.col("p_champion").is_not_null())
+    columns = columns.filter(pl.col("p_challenger").is_not_null())
+    spans = [one.report for one in found if one.rows is not None]
+    first, last = rows["ts"].min(), rows["ts"].max()
+    if champion is not None and not columns.is_empty():
+        first = columns["ts"].min()
+    events = case.events.filter(pl.col("onset").is_between(first, last)) if spans else case.events.clear()
+    chosen, config = case.config.gate, case.config
+    return Contest(
+        rows=columns,
+        events=events,
+        horizon_min=ALERT_HORIZON_MIN,
+        refractory_min=config.detector.refractory_min,
+        bar_s=config.bars.interval_s,
+        settings=GateSettings(
+            events_min=chosen.events_min,
+            budget_episodes_per_symbol_day=config.warning.budget_episodes_per_symbol_day,
+            miscalibration_max=chosen.miscalibration_max,
+            replicates=chosen.replicates,
+            confidence=chosen.confidence,
+            margin=chosen.margin,
+            seed=config.seed,
         ),
-    ]
-    best = sorted(zip(model.importance, model.features, strict=True), reverse=True)[:10]
-    lines = [
-        "# Early-warning model",
-        "",
-        "Probability that a liquidation cascade starts within 15 and within 60 minutes, per symbol and minute.",
-        "Two discrete-time hazards of gradient-boosted trees, calibrated on time after their training.",
-        "",
-        f"- venue: {', '.join(case.matrix['venue'].unique().sort())}; symbols: {case.matrix['symbol'].n_unique()}",
-        f"- label: {case.config.label.model_dump_json()}",
-        f"- cascades: {case.events.height}, of them {model.metadata['train_events']} in training and "
-        f"{model.metadata['calibrate_events']} in calibration (those with a minute that could still be warned)",
-        f"- training {' to '.join(model.metadata['train'])}; calibration {' to '.join(model.metadata['calibrate'])}",
-        f"- calibration: {', '.join(f'{hazard.interval} {hazard.calibrator.kind}' for hazard in model.hazards)}",
-        f"- alert at p_60m >= {model.threshold:.6g}: at most "
-        f"{case.config.warning.budget_episodes_per_symbol_day:g} episodes per symbol-day in calibration",
-        f"- median walk-forward average precision at 60 minutes over prevalence: {_shown(lift)} (chance is 1)",
-        f"- wholly null in training, not used: {', '.join(model.dropped) or 'none'}",
-        "",
-        "## Walk-forward",
-        "",
-        *table,
-        "",
-        "AP lift at 60 minutes of one column alone, by fold:",
-        "",
-        *(f"- {fold.test}: {_baseline_text(fold)}" for fold in folds),
-        "",
-        "## What it rests on (share of gain)",
-        "",
-        *(f"- {name} ({FAMILY_OF.get(name, 'other')}): {share:.3f}" for share, name in best),
-        "",
-        "## Limits",
-        "",
-        "It abstains where most of what it rests on is missing. It proposes; hard limits never depend on it.",
-        "Fewer than 100 cascades: read the figures as an indication, not as a claim.",
-        "",
-    ]
-    return "\n".join(lines)
+        probes=probes,
+    )
 
 
-def _baseline_text(fold: FoldReport) -> str:
-    found = fold.baselines or {}
-    return ", ".join(f"{name} {lift:.2f}" for name, lift in found.items()) or "none could be computed"
+def _verdict(case: Case, found: Sequence[Judged], champion: WarningModel | None, probes: tuple[Probe, ...]) -> Verdict:
+    try:
+        contest = _contest(case, found, champion, probes)
+    except ValueError as error:
+        return Verdict(False, probes, f"Keep the champion: it cannot be compared ({error}).")
+    if contest is None:
+        return Verdict(False, probes, "Promote nothing: no fold could be judged.")
+    return judge(contest)
 
 
-def _artifacts(case: Case, model: WarningModel, lift: float | None, folds: Sequence[FoldReport]) -> dict[str, str]:
-    importance = dict(zip(model.features, model.importance, strict=True))
+# --- what is tracked ---
+
+
+def _dataset(case: Case, name: str, rows: pl.DataFrame, span: tuple[str, str], role: Role) -> Dataset:
+    schema = {column: str(dtype) for column, dtype in rows.schema.items()}
+    source = f"features of {', '.join(case.matrix['venue'].unique().sort())}"
+    return Dataset(name, data_sha256(rows), source, rows.height, rows.width, schema, *span, role)
+
+
+def _datasets(done: Trained) -> tuple[Dataset, ...]:
+    roles: dict[str, Role] = {"train": "train", "calibrate": "calibrate", "threshold": "calibrate"}
+    spans = {name: getattr(done.fit, name) for name in roles}
+    return tuple(
+        _dataset(
+            done.case,
+            name,
+            done.case.rows.filter(span.rows()),
+            (span.start.isoformat(), span.end.isoformat()),
+            roles[name],
+        )
+        for name, span in spans.items()
+    )
+
+
+def _metrics(done: Trained) -> dict[str, Metric]:
+    names = sorted({name for fold in done.folds for name in fold.metrics})
+    found: dict[str, Metric] = {f"fold_{name}": [fold.metrics.get(name) for fold in done.folds] for name in names}
+    for one in done.ranked:
+        if one.ap_lift is not None:
+            found[f"lift_{_plain(one.name)}"] = one.ap_lift
+    lift = lift_of(done.folds)
+    return found | ({} if lift is None else {"ap_lift_60m_median": lift})
+
+
+def _plain(name: str) -> str:
+    return name.replace(" ", "_").replace(",", "")
+
+
+def _params(done: Trained, extra: Mapping[str, Any]) -> dict[str, Any]:
+    config, meta = done.case.config, done.model.metadata
+    sections = {"warning": config.warning, "label": config.label, "base": config.base, "gate": config.gate}
+    named = {f"{name}.{key}": value for name, part in sections.items() for key, value in part.model_dump().items()}
     return {
-        "card.md": _card(case, model, lift, folds),
-        "importance.json": json.dumps(importance, indent=1, sort_keys=True),
-        "folds.json": json.dumps([asdict(fold) for fold in folds], indent=1),
+        **named,
+        **{name: " to ".join(meta[name]) for name in ("train", "calibrate", "threshold")},
+        "seed": config.seed,
+        "bar_s": config.bars.interval_s,
+        "features": len(done.model.features),
+        "events": done.case.events.height,
+        "rows": done.case.matrix.height,
+        **extra,
     }
 
 
-def _identity(case: Case, model: WarningModel) -> dict[str, str]:
+def model_sha256(model: WarningModel) -> str:
+    return hashlib.sha256(model.to_json().encode()).hexdigest()
+
+
+def identity(case: Case, model: WarningModel) -> dict[str, str]:
     """Tags that tell one model from another: the same data, code tables and settings give the same ones."""
     return {
         "data_sha256": data_sha256(case.matrix, case.targets, case.events),
-        "model_sha256": hashlib.sha256(model.to_json().encode()).hexdigest(),
+        "model_sha256": model_sha256(model),
         "catalogue": str(CATALOGUE_VERSION),
         "labels": str(LABELS_VERSION),
     }
 
 
-def train_warning_model(
-    matrix: pl.DataFrame,
-    events: pl.DataFrame,
-    config: Config,
-    registry: Registry,
-    data_tags: Mapping[str, str],
-    *,
-    flags: pl.DataFrame | None = None,
-) -> TrainSummary:
-    """Judge walk-forward, fit, choose the threshold, register, and name champion or challenger.
+def experiment_of(config: Config) -> str:
+    """One experiment per label, its version, and the set of horizons."""
+    horizons = "-".join(map(str, HORIZONS_MIN))
+    return f"{config.mlflow.experiment}/{config.label.name}-v{LABELS_VERSION}/{horizons}"
 
-    `matrix` is the feature matrix of one venue; `events` has `symbol, onset, end`, `flags` the label's
-    `symbol, ts, flag` if minutes it could not judge are to be left out. Champion only if the median over
-    the folds of the AP lift at 60 minutes exceeds CHANCE_LIFT; else `challenger`, and a note says why.
 
-    Training again on the same data with the same settings finds the registered version and adds none.
+def _record(done: Trained, tags: Mapping[str, str], extra: Mapping[str, Any]) -> Record:
+    importance = dict(zip(done.model.features, done.model.importance, strict=True))
+    return Record(
+        params=_params(done, extra),
+        metrics=_metrics(done),
+        tags=tags,
+        artifacts={
+            "card.md": card(
+                done.case,
+                done.model,
+                done.folds,
+                ranked=done.ranked,
+                ablated=done.ablated,
+                verdict=done.verdict.sentence,
+            ),
+            "importance.json": json.dumps(importance, indent=1, sort_keys=True),
+            "folds.json": json.dumps([asdict(fold) for fold in done.folds], indent=1),
+            "rivals.json": json.dumps([asdict(one) for one in (*done.ranked, *done.ablated)], indent=1),
+        },
+        datasets=_datasets(done),
+        figures=plots(together(done.found)),
+        config=done.case.config.model_dump_json(),
+        seeds={"seed": done.case.config.seed},
+        experiment=experiment_of(done.case.config),
+        headline="ap_lift_60m_median",
+    )
 
-    Raises InputError where the period is too short or holds fewer than EVENTS_MIN cascades, RegistryError where the
-    registry does not answer.
+
+# --- the step ---
+
+
+def _notes(done: Trained) -> tuple[str, ...]:
+    found = [f"fold {fold.fold} was not judged: {fold.note}" for fold in done.folds if fold.note]
+    if any(calibrator.kind == "none" for calibrator in done.model.calibrators):
+        found.append("an interval without a cascade in the calibration period: its hazard is not calibrated")
+    rows = done.case.rows.filter(done.fit.threshold.rows())
+    scores = done.model.predict(rows)[ALERT]
+    if done.model.threshold is None or not bool((scores >= done.model.threshold).any()):
+        found.append("its threshold lies above all it said in the threshold period: it may not alert at all")
+    return tuple(found)
+
+
+def trained(case: Case, champion: WarningModel | None, causality: Causality | None, *, ablate: bool = False) -> Trained:
+    """Judge walk-forward, fit on everything, and ask the gate. Touches no registry.
+
+    Raises InputError where the period is too short or holds too little to fit on.
     """
-    prepare_environment()
-    case = _case(matrix, events, config, flags)
-    folds, fit = _slices(matrix["ts"], config)
-    reports = tuple(_report(number, case, fold) for number, fold in enumerate(folds))
-    lift = _lift(reports)
-    model = _final(case, fit)
-    alias = CHAMPION if lift is not None and lift > CHANCE_LIFT else CHALLENGER
-    tags = dict(data_tags) | _identity(case, model)
-    record = Record(_params(case, model), _metrics(model, lift, reports), tags, _artifacts(case, model, lift, reports))
-    uri = registry.find_warning(tags) or registry.log_warning(model, record)
+    folds, fit = slices(case)
+    found = tuple(judged(case, number, fold) for number, fold in enumerate(folds))
+    try:
+        model = fit_model(case, fit)
+    except ValueError as error:
+        raise InputError(
+            f"no early-warning model can be fitted ({error})", mend="train on a longer period with more cascades"
+        ) from None
+    rows = case.rows.filter(fit.threshold.rows())
+    probes = (_monotone(model, rows, case.config.seed), *([causality(model)] if causality else []))
+    return Trained(
+        case,
+        model,
+        fit,
+        found,
+        rivals(case, folds, found),
+        ablations(case, folds, found) if ablate else (),
+        _verdict(case, found, champion, probes),
+    )
+
+
+def _champion(registry: Registry, name: str, version: str) -> bool:
+    found = registry.find_alias(name, CHAMPION)
+    return found is not None and str(found.version) == version
+
+
+def register(
+    done: Trained, registry: Registry, tags: Mapping[str, str], extra: Mapping[str, Any], *, at: datetime
+) -> TrainSummary:
+    """Track and register; champion if the gate was passed, else challenger. Again on the same data: no new version."""
+    name = done.case.config.mlflow.warning_name
+    known = dict(tags) | identity(done.case, done.model)
+    uri = registry.find_warning(known) or registry.log_warning(done.model, _record(done, known, extra))
     version = uri.rsplit("/", 1)[1]
-    registry.set_alias(config.mlflow.warning_name, version, alias)
+    gate = GateReport("walk-forward", done.verdict.promote, json.dumps(done.verdict.to_dict(), indent=1))
+    if done.verdict.promote:
+        promote(registry, name, version, done.verdict.sentence, gate, at=at)
+    elif not _champion(registry, name, version):
+        record_gate(registry, name, version, gate)
+        registry.set_alias(name, version, CHALLENGER)
+    alias = CHAMPION if _champion(registry, name, version) else CHALLENGER
     return TrainSummary(
         uri=uri,
         version=version,
         alias=alias,
-        n_events=case.events.height,
-        threshold=float(model.threshold or 0.0),
-        calibrator={hazard.interval: hazard.calibrator.kind for hazard in model.hazards},
-        ap_lift_60m=lift,
-        folds=reports,
-        notes=_notes(model, lift, reports, silent=_silent(case, model, fit.calibrate)),
+        n_events=done.case.events.height,
+        threshold=float(done.model.threshold or 0.0),
+        calibrator=tuple(one.kind for one in done.model.calibrators),
+        ap_lift_60m=lift_of(done.folds),
+        folds=done.folds,
+        rivals=done.ranked,
+        ablations=done.ablated,
+        gate=done.verdict.to_dict(),
+        model_sha256=known["model_sha256"],
+        notes=_notes(done),
     )
+
+
+def train_case(
+    case: Case,
+    registry: Registry,
+    tags: Mapping[str, str],
+    *,
+    at: datetime,
+    causality: Causality | None = None,
+    ablate: bool = False,
+    extra: Mapping[str, Any] | None = None,
+) -> TrainSummary:
+    """Train and register. Raises InputError as `trained`, RegistryError where the registry does not answer."""
+    prepare_environment()
+    standing = registry.load_warning()
+    done = trained(case, standing[0] if standing else None, causality, ablate=ablate)
+    return register(done, registry, tags, extra or {}, at=at)

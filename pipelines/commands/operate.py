@@ -39,6 +39,7 @@ def score(
     as_json: JsonOption = False,
 ) -> None:
     """Score every minute: bars, features, detector and early-warning model."""
+    from features.feature import BAR_S_CHOICES
     from pipelines.score import score_venue
 
     if (reference_from is None) != (reference_to is None):
@@ -46,7 +47,7 @@ def score(
     reference = parse_interval(reference_from, reference_to) if reference_from and reference_to else None
     summaries = []
     with progress("score") as say:
-        for store, name, span, settings in each_venue(config, lake, venue, start, end):
+        for store, name, span, settings in each_venue(config, lake, venue, start, end, lengths=BAR_S_CHOICES):
             summaries.append(score_venue(store, name, span, settings, reference=reference, say=say))
     emit_venues(summaries, as_json, _score_sentence)
 

@@ -155,7 +155,7 @@ def test_bars_are_built_for_what_is_new_and_other_steps_want_bars_of_a_minute(tm
     (tmp_path / "own.toml").write_text("[bars]\ninterval_s = 300\n")
     of_five_minutes = cascadeguard("features", "--lake", "lake", "--config", "own.toml", "--json", cwd=tmp_path)
     assert json.loads(of_five_minutes.stdout)["venues"][0]["bar_s"] == 300
-    of_other_bars = cascadeguard("score", "--lake", "lake", "--config", "own.toml", cwd=tmp_path)
+    of_other_bars = cascadeguard("guard", "--lake", "lake", "--config", "own.toml", cwd=tmp_path)
     refused(of_other_bars, "made for bars of 60 s, not of 300 s", "[bars] interval_s")
     (tmp_path / "own.toml").write_text("[bars]\ninterval_s = 3600\n")
     of_hours = cascadeguard("features", "--lake", "lake", "--config", "own.toml", cwd=tmp_path)

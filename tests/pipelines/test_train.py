@@ -1,7 +1,7 @@
-"""Training end to end: walk-forward figures, champion or challenger, and clear words where data are too few."""
+"""Training end to end: walk-forward figures, the gate, champion or challenger, clear words where data are too few."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -10,36 +10,30 @@ import numpy as np
 import polars as pl
 import pytest
 
+from models.gate import Check, Probe
 from models.warning import WarningModel
-from pipelines.config import Config, MlflowConfig, WarningConfig
+from pipelines.case import case_of, data_sha256, slices, targets_of
+from pipelines.config import Config, GateConfig, MlflowConfig, WarningConfig
 from pipelines.errors import InputError
-from pipelines.tracking import Record, Registry, RegistryError
-from pipelines.train import FoldReport, TrainSummary, targets_of, train_warning_model
+from pipelines.model_card import reliability
+from pipelines.tracking import Registry, RegistryError
+from pipelines.train import Trained, TrainSummary, experiment_of, train_case, trained
+from pipelines.trial import ABLATIONS, FoldReport
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 SYMBOLS = ("A", "B", "C")
 MINUTES = 8 * 1440
-CONFIG = Config(warning=WarningConfig(rounds=30, folds=3, threads=1, budget_episodes_per_symbol_day=6.0))
+WARNING = WarningConfig(
+    rounds=30, folds=3, threads=1, budget_episodes_per_symbol_day=6.0, episodes_per_symbol_day_max=12
+)
+CONFIG = Config(warning=WARNING, gate=GateConfig(replicates=200))
 TAGS = {"venue": "v"}
+NOW = datetime(2025, 2, 1, tzinfo=UTC)
 
 
-@dataclass
-class Memory:
-    """A registry that remembers; the real one has its own tests."""
-
-    logged: list[tuple[WarningModel, Record]] = field(default_factory=list)
-    aliases: dict[str, str] = field(default_factory=dict)
-
-    def log_warning(self, model: WarningModel, record: Record) -> str:
-        self.logged.append((model, record))
-        return f"models:/cascadeguard-warning/{len(self.logged)}"
-
-    def find_warning(self, tags: dict[str, str]) -> str | None:
-        found = [k for k, (_, record) in enumerate(self.logged, 1) if tags.items() <= record.tags.items()]
-        return f"models:/cascadeguard-warning/{found[-1]}" if found else None
-
-    def set_alias(self, name: str, version: str, alias: str) -> None:
-        self.aliases[alias] = f"{name}/{version}"
+def causal(_: WarningModel) -> Probe:
+    """The probe of causality needs a lake; here it is taken as passed."""
+    return Check("causality", True, 0.0, 0.0, "no row changed its score")
 
 
 @cache
@@ -70,113 +64,163 @@ def market(seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
     return pl.concat(matrices), pl.concat(events).select("symbol", "onset", "end")
 
 
+def done_of(
+    matrix: pl.DataFrame, events: pl.DataFrame, config: Config = CONFIG, champion: WarningModel | None = None
+) -> Trained:
+    return trained(case_of(matrix, events, config), champion, causal)
+
+
 @cache
-def outcome() -> tuple[TrainSummary, Memory]:
-    registry = Memory()
-    return train_warning_model(*market(), CONFIG, registry, TAGS), registry
+def outcome() -> Trained:
+    return done_of(*market())
 
 
-def test_a_planted_signal_makes_a_champion() -> None:
-    summary, registry = outcome()
-    assert registry.aliases == {"champion": "cascadeguard-warning/1"}
-    assert summary.alias == "champion"
-    assert summary.ap_lift_60m is not None
-    assert summary.ap_lift_60m > 3
-    assert summary.n_events == market()[1].height
-    assert summary.notes == ()
+def registered(folder: Path, config: Config = CONFIG, seed: int = 0) -> tuple[TrainSummary, Registry]:
+    registry = Registry(MlflowConfig(), folder)
+    return train_case(case_of(*market(seed), config), registry, TAGS, at=NOW, causality=causal), registry
+
+
+def test_a_planted_signal_passes_the_gate() -> None:
+    done = outcome()
+    assert done.verdict.promote, done.verdict.sentence
+    assert {check.name for check in done.verdict.checks} >= {
+        "ranking",
+        "chance",
+        "false_alarms",
+        "monotone",
+        "causality",
+    }
+    lifts = [fold.ap_lift_60m for fold in done.folds]
+    assert min(lift for lift in lifts if lift is not None) > 3
 
 
 def test_every_fold_is_judged_against_the_baselines() -> None:
-    folds = outcome()[0].folds
+    folds = outcome().folds
     assert len(folds) == 3
     for fold in folds:
         assert fold.note == ""
         assert fold.ap_lift_60m is not None
-        assert fold.baselines is not None
         assert set(fold.baselines) == {"volatility_ratio", "funding_alone"}, "a wholly null column is no baseline"
         assert fold.ap_lift_60m > 2 * max(fold.baselines.values())
-        assert all(0.5 < lift < 1.6 for lift in fold.baselines.values())
-        assert fold.recall is not None
-        assert fold.recall > 0.3
-        assert fold.brier_60m is not None
-        assert fold.brier_60m < 0.09
+        assert all(0.5 < lift < 1.7 for lift in fold.baselines.values())
+        assert fold.metrics["recall"] is not None
+        assert fold.metrics["recall"] > 0.3
+        assert {
+            f"{name}_{horizon}m" for name in ("ap_lift", "brier", "log_loss") for horizon in (5, 15, 30, 60, 240)
+        } < set(fold.metrics)
 
 
-def test_what_is_tracked_can_be_read_without_the_code() -> None:
-    summary, registry = outcome()
-    model, record = registry.logged[0]
-    assert model.threshold == summary.threshold
-    assert json.loads(record.artifacts["importance.json"])["depth_drop_240"] > 0.5
-    assert len(json.loads(record.artifacts["folds.json"])) == 3
-    card = record.artifacts["card.md"]
-    assert "# Early-warning model" in card
+def test_rivals_are_ranked_on_the_same_minutes_with_their_intervals() -> None:
+    found = {one.name: one for one in outcome().ranked}
+    assert set(found) == {"model", "volatility_ratio", "funding_alone", "logistic model"}
+    assert len({one.rows for one in found.values()}) == 1
+    for one in found.values():
+        assert one.low is not None
+        assert one.high is not None
+        assert one.ap_lift is not None
+        assert one.low <= one.ap_lift <= one.high
+    assert found["model"].low > found["funding_alone"].high  # type: ignore[operator]
+    assert found["funding_alone"].roc_auc == pytest.approx(0.5, abs=0.1)
+
+
+def test_ablations_tell_which_features_carry_the_signal() -> None:
+    """The signal is `depth_drop_240`: without thin books nothing is left, volatility alone has nothing."""
+    quick = CONFIG.model_copy(update={"warning": WARNING.model_copy(update={"folds": 2, "rounds": 15})})
+    done = trained(case_of(*market(), quick), None, causal, ablate=True)
+    found = {one.name: one.ap_lift for one in done.ablated}
+    assert set(found) == set(ABLATIONS) - {"basis only"}, "no feature of the basis: nothing to judge"
+    model = next(one.ap_lift for one in done.ranked if one.name == "model")
+    assert found["without thin books"] < 1.7  # type: ignore[operator]
+    assert model > 3  # type: ignore[operator]
+    assert found["volatility only"] < 1.7  # type: ignore[operator]
+    assert found["without cancels"] == model
+
+
+def test_what_is_tracked_can_be_read_without_the_code(tmp_path: Path) -> None:
+    summary, registry = registered(tmp_path)
+    assert summary.alias == "champion"
+    loaded = registry.load_warning()
+    assert loaded is not None
+    assert loaded[1] == summary.uri
+    assert loaded[0].to_json() == outcome().model.to_json()
+    listed = registry.list_models()[0]
+    run = registry.read_run(listed["run_id"])
+    assert run.experiment == experiment_of(CONFIG) == "cascadeguard/oi_flush-v1/5-15-30-60-240"
+    assert run.model_sha256 == summary.model_sha256
+    assert json.loads(run.config)["seed"] == CONFIG.seed
+    assert [one.name for one in run.datasets] == ["train", "calibrate", "threshold"]
+    assert run.datasets[0].digest == data_sha256(outcome().case.rows.filter(outcome().fit.train.rows()))
+    assert run.params["warning.folds"] == "3"
+    files = {path.name for path in registry.store.home.rglob("*") if listed["run_id"] in str(path)}
+    assert {"card.md", "importance.json", "folds.json", "rivals.json", "reliability_60m.png"} <= files
+    card = next(path for path in registry.store.home.rglob("card.md")).read_text()
+    assert "| volatility_ratio |" in card
     assert "oi_change_30" in card
-    assert card.count("2025-01-0") > 6
-    assert record.params["seed"] == CONFIG.seed
-    assert len(record.tags["data_sha256"]) == 64
-    assert record.tags["venue"] == "v"
-    assert len(record.metrics["ap_lift_60m"]) == 3  # type: ignore[arg-type]  # one per fold
 
 
-def test_training_again_gives_the_same_model() -> None:
-    again = Memory()
-    train_warning_model(*market(), CONFIG, again, TAGS)
-    assert again.logged[0][0].to_json() == outcome()[1].logged[0][0].to_json()
-    assert again.logged[0][1] == outcome()[1].logged[0][1]
-
-
-def test_training_twice_registers_once() -> None:
-    registry = Memory()
-    first, second = (train_warning_model(*market(), CONFIG, registry, TAGS) for _ in range(2))
-    assert first == second
-    assert len(registry.logged) == 1
+def test_training_twice_registers_once_and_another_seed_anew(tmp_path: Path) -> None:
+    first, _ = registered(tmp_path)
+    second, registry = registered(tmp_path)
+    assert second.uri == first.uri
+    assert second.alias == "champion", "the standing champion stays, though it cannot beat itself"
     reseeded = CONFIG.model_copy(update={"seed": 8})
-    assert train_warning_model(*market(), reseeded, registry, TAGS).version == "2"
+    third, _ = registered(tmp_path, reseeded)
+    assert third.version == "2"
+    assert third.alias == "challenger"
+    assert third.gate["promote"] is False
+    assert registry.load_warning()[1] == first.uri  # type: ignore[index]
 
 
-def test_a_model_judged_on_few_cascades_says_so() -> None:
-    """Two cascades in the test periods that can be judged: figures are printed, a claim is not made."""
+def test_a_champion_is_compared_only_on_time_it_has_not_seen() -> None:
+    """The standing champion learned from everything: nothing is left to compare on, and it stays."""
+    again = done_of(*market(), CONFIG, outcome().model)
+    assert not again.verdict.promote
+    rows = next(check for check in again.verdict.checks if check.name == "rows")
+    assert not rows.passed
+
+
+def test_a_better_model_replaces_a_champion_that_knows_nothing() -> None:
+    """The champion learned its probabilities before the tests began, from noise; the challenger knows the signal."""
     matrix, events = market()
-    first_test = START + timedelta(days=8 * 2 / 5)
-    few = pl.concat([events.filter(pl.col("onset") < first_test), events.filter(pl.col("onset") > first_test).head(2)])
-    summary = train_warning_model(matrix, few, CONFIG, Memory(), TAGS)
-    assert any("judged on 2 cascades only" in note for note in summary.notes)
+    blind = done_of(matrix.with_columns(pl.col("depth_drop_240").shuffle(seed=1)), events).model
+    early = replace(blind, metadata=dict(blind.metadata) | {"threshold": [START.isoformat(), START.isoformat()]})
+    done = done_of(matrix, events, CONFIG, early)
+    ranking = next(check for check in done.verdict.checks if check.name == "ranking")
+    assert ranking.passed, done.verdict.sentence
+    assert done.verdict.promote, done.verdict.sentence
 
 
-def test_a_placebo_is_near_chance_on_the_whole() -> None:
+def test_without_the_probe_of_causality_nothing_is_promoted() -> None:
+    done = trained(case_of(*market(), CONFIG), None, None)
+    assert not done.verdict.promote
+    assert "causality" in done.verdict.sentence
+
+
+def test_a_placebo_is_near_chance_and_is_not_promoted() -> None:
     """Events of another draw: their times have nothing to do with the features."""
     lifts = []
     for seed in (1, 2):
-        summary = train_warning_model(market()[0], market(seed)[1], CONFIG, Memory(), TAGS)
-        lifts += [fold.ap_lift_60m for fold in summary.folds if fold.ap_lift_60m is not None]
+        done = done_of(market()[0], market(seed)[1])
+        lifts += [fold.ap_lift_60m for fold in done.folds if fold.ap_lift_60m is not None]
+        assert not done.verdict.promote
     assert len(lifts) == 6
     assert 0.7 < float(np.median(lifts)) < 1.4
 
 
-def test_a_model_below_chance_is_registered_as_challenger(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.train.CHANCE_LIFT", 1000.0)
-    registry = Memory()
-    summary = train_warning_model(*market(), CONFIG, registry, TAGS)
-    assert summary.alias == "challenger"
-    assert list(registry.aliases) == ["challenger"]
-    assert "did not rank better than chance" in summary.sentence()
-
-
-def test_a_budget_too_small_for_any_alert_is_said_so() -> None:
-    tight = CONFIG.model_copy(
-        update={"warning": CONFIG.warning.model_copy(update={"budget_episodes_per_symbol_day": 0.01})}
-    )
-    summary = train_warning_model(*market(), tight, Memory(), TAGS)
-    assert any("will not alert" in note for note in summary.notes)
-    assert [fold.recall for fold in summary.folds] == [0.0, 0.0, 0.0]
+def test_a_model_judged_on_few_cascades_makes_no_claim() -> None:
+    """Two cascades in the test periods that can be judged: figures are printed, a claim is not made."""
+    matrix, events = market()
+    first_test = slices(case_of(matrix, events, CONFIG))[0][0].test.start
+    few = pl.concat([events.filter(pl.col("onset") < first_test), events.filter(pl.col("onset") > first_test).head(2)])
+    done = done_of(matrix, few)
+    assert not done.verdict.promote
+    assert "no claim can be made" in done.verdict.sentence
 
 
 def test_too_few_cascades_are_refused_before_any_work() -> None:
     matrix, events = market()
-    registry = Memory()
     with pytest.raises(InputError, match="at least 5 cascades, the period holds 4"):
-        train_warning_model(matrix, events.head(4), CONFIG, registry, TAGS)
-    assert registry.logged == []
+        case_of(matrix, events.head(4), CONFIG)
 
 
 def test_cascades_outside_the_matrix_do_not_count() -> None:
@@ -184,35 +228,54 @@ def test_cascades_outside_the_matrix_do_not_count() -> None:
     elsewhere = events.with_columns(pl.lit("Z").alias("symbol"))
     later = events.with_columns(pl.col("onset", "end") + pl.duration(days=100))
     with pytest.raises(InputError, match="holds 0"):
-        train_warning_model(matrix, pl.concat([elsewhere, later]), CONFIG, Memory(), TAGS)
+        case_of(matrix, pl.concat([elsewhere, later]), CONFIG)
 
 
 def test_a_short_period_is_refused_with_a_way_out() -> None:
     matrix, events = market()
-    hours = matrix.filter(pl.col("ts") < START + timedelta(hours=10))
+    hours = matrix.filter(pl.col("ts") < START + timedelta(hours=20))
     busy = events.head(5).with_columns(onset=pl.lit(START + timedelta(hours=1)).dt.cast_time_unit("us"))
     with pytest.raises(InputError, match="too short for 3 walk-forward folds"):
-        train_warning_model(hours, busy, CONFIG, Memory(), TAGS)
+        done_of(hours, busy)
 
 
-def test_cascades_only_at_the_end_give_a_note_or_a_clear_error() -> None:
+def test_cascades_only_at_the_end_give_a_clear_error() -> None:
     matrix, events = market()
     late = events.filter(pl.col("onset") > START + timedelta(days=6, hours=12))
     assert late.height >= 5
     with pytest.raises(InputError, match="no early-warning model can be fitted"):
-        train_warning_model(matrix, late, CONFIG, Memory(), TAGS)
+        done_of(matrix, late)
 
 
 def test_a_fold_without_a_cascade_is_noted_and_the_rest_goes_on() -> None:
     matrix, events = market()
-    third = (START + timedelta(days=8 * 2 / 5), START + timedelta(days=8 * 3 / 5))
-    gap = events.filter(~pl.col("onset").is_between(*third))
-    summary = train_warning_model(matrix, gap, CONFIG, Memory(), TAGS)
-    assert summary.folds[0].note == "no cascade in its test period"
-    assert summary.folds[0].ap_lift_60m is None
-    assert summary.folds[2].ap_lift_60m is not None
-    assert any("fold 0 was not judged" in note for note in summary.notes)
-    assert isinstance(summary.folds[1], FoldReport)
+    first = slices(case_of(matrix, events, CONFIG))[0][0].test
+    gap = events.filter(~pl.col("onset").is_between(first.start, first.end))
+    done = done_of(matrix, gap)
+    quiet = next(fold for fold in done.folds if fold.note)
+    assert quiet.note == "no cascade in its test period"
+    assert quiet.ap_lift_60m is None
+    assert any(fold.ap_lift_60m is not None for fold in done.folds)
+    assert isinstance(done.folds[1], FoldReport)
+
+
+@pytest.mark.parametrize("policy", ["cost", "miss_rate"])
+def test_a_threshold_can_come_from_costs_or_from_a_promised_miss_rate(policy: str) -> None:
+    warning = WARNING.model_copy(update={"threshold_by": policy, "cost_missed": 9.0, "miss_rate_max": 0.5})
+    done = done_of(*market(), CONFIG.model_copy(update={"warning": warning}))
+    if policy == "cost":
+        assert done.model.threshold == pytest.approx(0.1)
+    recalls = [fold.metrics["recall"] for fold in done.folds]
+    assert np.mean([recall for recall in recalls if recall is not None]) > 0.3
+
+
+def test_reliability_groups_by_probability() -> None:
+    """Ten rows to a group: p 0 .. 99, what happened from 50 on."""
+    p = np.arange(100.0)
+    found = reliability((p >= 50).astype(float), p)
+    assert found["rows"].to_list() == [10] * 10
+    assert found["share"].to_list() == [0.0] * 5 + [1.0] * 5
+    assert found["p"][0] == 4.5
 
 
 def test_targets_are_one_before_an_onset_and_unknown_inside_and_at_the_end() -> None:
@@ -237,18 +300,17 @@ def test_minutes_the_label_could_not_judge_are_left_out() -> None:
     assert targets.filter(~early)["y_60m"].null_count() == 3 * 60
 
 
-def test_a_registry_that_does_not_answer_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+def test_minutes_in_which_the_label_was_blind_are_no_quiet_minutes() -> None:
+    """Where open interest is missing and the price rests, the flag is False, but nobody looked: severity is null."""
+    matrix, events = market()
+    blind = pl.col("ts") <= START + timedelta(days=1)
+    flags = matrix.select("symbol", "ts", flag=pl.lit(value=False), severity=pl.when(~blind).then(0.0))
+    targets = targets_of(matrix, events.clear(), CONFIG, flags)
+    assert targets.filter(blind)["y_60m"].null_count() == targets.filter(blind).height
+    assert targets.filter(~blind)["y_60m"].null_count() == 3 * 60
+
+
+def test_a_registry_that_does_not_answer_is_said_so(tmp_path: Path) -> None:
     down = Registry(MlflowConfig(tracking_uri="http://127.0.0.1:9"), tmp_path)
-    with pytest.raises(RegistryError, match="model registry: cannot search"):
-        train_warning_model(*market(), CONFIG, down, TAGS)
-
-
-@pytest.mark.slow
-def test_the_champion_is_found_in_a_real_registry(tmp_path: Path) -> None:
-    registry = Registry(MlflowConfig(), tmp_path)
-    summary = train_warning_model(*market(), CONFIG, registry, TAGS)
-    loaded = registry.load_warning()
-    assert loaded is not None
-    assert loaded[1] == summary.uri
-    assert loaded[0].to_json() == outcome()[1].logged[0][0].to_json()
+    with pytest.raises(RegistryError, match="model registry"):
+        train_case(case_of(*market(), CONFIG), down, TAGS, at=NOW, causality=causal)
