@@ -1,5 +1,6 @@
 """Commands that train models."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,12 @@ from pipelines.commands.shared import (
     ToOption,
     VenueOption,
     each_venue,
+    emit,
     emit_venues,
+    need_lake,
+    open_lake,
 )
+from pipelines.errors import InputError
 from pipelines.progress import progress
 
 PretrainOption = Annotated[
@@ -29,6 +34,10 @@ def train(
     venue: VenueOption = None,
     pretrain: PretrainOption = None,
     ablate: Annotated[bool, typer.Option("--ablate", help="Also judge the model on some of its features.")] = False,
+    from_run: Annotated[
+        str | None,
+        typer.Option("--from-run", metavar="ID", help="Do this run again from its record; registers nothing."),
+    ] = None,
     config: ConfigOption = None,
     lake: LakeOption = None,
     as_json: JsonOption = False,
@@ -37,6 +46,9 @@ def train(
     from features.feature import BAR_S_CHOICES
     from pipelines.training import Options, train_venue
 
+    if from_run is not None:
+        _repeat(from_run, config, lake, as_json, given=(start, end, venue, pretrain))
+        return
     options = Options(pretrain=tuple(pretrain or ()), ablate=ablate)
     with progress("train") as say:
         summaries = [
@@ -44,3 +56,15 @@ def train(
             for store, name, span, settings in each_venue(config, lake, venue, start, end, lengths=BAR_S_CHOICES)
         ]
     emit_venues(summaries, as_json, lambda s: s.sentence())
+
+
+def _repeat(run_id: str, config: Path | None, lake: Path | None, as_json: bool, *, given: tuple[object, ...]) -> None:
+    from pipelines.repeating import repeat
+
+    if any(given):
+        raise InputError("--from-run takes period, venue and lakes from the record", mend="leave the other options out")
+    settings, store = open_lake(config, lake)
+    need_lake(store)
+    with progress("train") as say:
+        found = repeat(store, run_id, settings, say)
+    emit(asdict(found), as_json, lambda _: found.sentence())
