@@ -72,29 +72,29 @@ class Calibrator:
         return cls(values["kind"], tuple(values["x"]), tuple(values["y"]), values["floor"])
 
 
-def _platt(raw: Floats, happened: Floats, n_events: int) -> tuple[float, float]:
+def platt(log_odds: Floats, happened: Floats, weight: float, given: Floats | float = 0.0) -> tuple[float, float]:
     """The most likely slope and offset, by Newton's method, where each event counts once and few events move little.
 
-        minimise  weight * sum log loss(y, sigmoid(slope * logit(raw) + offset))
+        minimise  weight * sum log loss(y, sigmoid(slope * log_odds + offset + given))
                   + ((slope - 1)^2 + offset^2) / (2 PRIOR_SD^2)
-        weight = min(1, n_events / rows that happened)        # rows before one event are near copies
 
-    Without facts the raw probability stays as it is. A negative slope would turn the ranking round: then slope 0 and
-    the prevalence.
+    `weight` is one over the rows of one event: these are near copies. Without facts the log-odds stay as they are;
+    without an event only the offset moves, as nothing tells of the slope. A negative slope would turn the ranking
+    round: then slope 0 and the prevalence.
     """
-    weight = min(1.0, n_events / float(happened.sum()))
-    design = np.column_stack([logit(raw), np.ones(raw.size)])
+    free = np.array([float(happened.any()), 1.0])
+    design = np.column_stack([log_odds, np.ones(log_odds.size)])
     beta = expected = np.array([1.0, 0.0])
     for _ in range(NEWTON_STEPS_MAX):
-        p = sigmoid(design @ beta)
+        p = sigmoid(design @ beta + given)
         curvature = weight * (design * (p * (1 - p))[:, None]).T @ design + np.eye(2) / PRIOR_SD**2
         pull = weight * design.T @ (happened - p) - (beta - expected) / PRIOR_SD**2
-        step = np.linalg.solve(curvature, pull)
+        step = np.linalg.solve(curvature * np.outer(free, free) + np.diag(1.0 - free), pull * free)
         beta = beta + np.clip(step, -2.0, 2.0)  # a far start must not overshoot
         if float(np.abs(step).max()) < NEWTON_TOLERANCE:
             break
     if not beta[0] > 0:
-        return 0.0, float(logit(np.array([happened.mean()]))[0])
+        return 0.0, float(logit(np.array([happened.mean()]))[0] - np.mean(given))
     return float(beta[0]), float(beta[1])
 
 
@@ -110,13 +110,15 @@ def _isotonic(raw: Floats, happened: Floats) -> tuple[tuple[float, ...], tuple[f
     return tuple(x[knots].tolist()), tuple(y[knots].tolist())
 
 
-def fit_calibrator(raw: Floats, happened: Floats, n_events: int) -> Calibrator:
-    """Platt below EVENTS_FOR_ISOTONIC events, isotonic from there on; `none` without an event or without a non-event.
+def fit_calibrator(raw: Floats, happened: Floats, n_events: int, rows_per_event: float | None = None) -> Calibrator:
+    """Platt below EVENTS_FOR_ISOTONIC events, isotonic from there on; `none` where nothing can be told.
 
         floor = 0.5 / (rows + 1)      # half an event more than was seen: never exactly 0 or 1
 
     `raw` and `happened` (0 or 1) are of equal length, without NaN. `n_events` counts events, not rows: rows of one
-    event are near copies of one another.
+    event are near copies of one another, `rows_per_event` of them on average (default: as `happened` tells). Rows
+    without any event say that the model is too loud, if `rows_per_event` is known from elsewhere; else, as without a
+    row or a quiet row, the kind is `none`.
 
     Raises ValueError on unequal lengths or NaN. Source: Platt 1999; Zadrozny and Elkan 2002; prior and weight are ours.
 
@@ -128,10 +130,12 @@ def fit_calibrator(raw: Floats, happened: Floats, n_events: int) -> Calibrator:
     if not (np.isfinite(raw).all() and np.isfinite(happened).all()):
         raise ValueError("raw and happened must be finite")
     seen = float(happened.sum())
-    if n_events == 0 or not 0 < seen < happened.size:
+    if rows_per_event is None and n_events > 0:
+        rows_per_event = max(1.0, seen / n_events)
+    if rows_per_event is None or not seen < happened.size:
         return Calibrator("none")
     floor = 0.5 / (raw.size + 1)
     if n_events < EVENTS_FOR_ISOTONIC:
-        return Calibrator("platt", y=_platt(raw, happened, n_events), floor=floor)
+        return Calibrator("platt", y=platt(logit(raw), happened, 1 / rows_per_event), floor=floor)
     x, y = _isotonic(raw, happened)
     return Calibrator("isotonic", x=x, y=y, floor=floor)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from models.calibration import Floats, logit, sigmoid
-from models.periods import INTERVALS, Periods, periods, thin
+from models.calibration import Floats, logit, platt, sigmoid
+from models.periods import INTERVALS, TARGETS, Periods, count_events, periods, thin
 from models.scorers import INTERVAL, Line, Stack, Trees, lightgbm, shares, with_interval
 
 CLIP_SHARES = (0.005, 0.995)  # beyond these quantiles an input of a line counts as the quantile
@@ -130,18 +130,23 @@ def _level(log_odds: Floats, happened: Floats) -> float:
 def fit_stack(rows: pl.DataFrame, base: Trees, features: tuple[str, ...], recipe: Recipe) -> Stack:
     """Trees that start from what `base` says and may use only `features`: those that the base has not seen.
 
-    Few events cannot teach again what much history has taught; they can teach what is new.
+    Few events cannot teach again what much history has taught; they can teach what is new, how often it happens here,
+    and how far to believe the base (`models.calibration.platt`, each event of `rows` counted once).
     """
     drawn, shift = recipe.drawn(rows)
     threads = recipe.settings.threads
     said = base.log_odds(values_of(rows, base.features), threads)[drawn.row, drawn.interval]
-    kept = said + shift[drawn.interval]  # as it stands among the thinned rows
-    offset = _level(kept, drawn.happened)
+    thinned = shift[drawn.interval]
+    level = _level(said + thinned, drawn.happened)
+    weight = min(1.0, count_events(rows, TARGETS[-1]) / float(drawn.happened.sum()))
+    slope, rest = platt(said + level, drawn.happened, weight, thinned)
+    offset = slope * level + rest
+    start = slope * said + offset + thinned  # as it stands among the thinned rows
     inputs = _inputs(rows, features, drawn)
-    text = recipe.grown(inputs, drawn.happened, features, kept + offset)
+    text = recipe.grown(inputs, drawn.happened, features, start)
     top = Trees(features, text, (0.0,) * len(INTERVALS))
-    spread = shares(np.array([np.std(said), np.std(top.raw(inputs, threads))]))
-    return Stack(base, top, offset, float(spread[0]))
+    spread = shares(np.array([slope * np.std(said), np.std(top.raw(inputs, threads))]))
+    return Stack(base, top, slope, offset, float(spread[0]))
 
 
 def _standard(values: Floats, tails: list[str]) -> dict[str, tuple[Any, ...]]:

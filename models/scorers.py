@@ -161,6 +161,7 @@ class Stack:
     kind: ClassVar[str] = "stack"
     base: Trees
     top: Trees
+    slope: float  # at least 0: how far the base is believed here
     offset: float
     base_weight: float  # how much of what moves the log-odds in training came from the base, in [0, 1]
 
@@ -181,15 +182,15 @@ class Stack:
         return [place[name] for name in part.features]
 
     def log_odds(self, values: Floats, threads: int = 1) -> Floats:
-        parts = (part.log_odds(values[:, self._places(part)], threads) for part in (self.base, self.top))
-        return np.asarray(sum(parts) + self.offset, dtype=np.float64)
+        base, top = (part.log_odds(values[:, self._places(part)], threads) for part in (self.base, self.top))
+        return np.asarray(self.slope * base + self.offset + top, dtype=np.float64)
 
     def contributions(self, values: Floats, interval: int, threads: int = 1) -> Floats:
         found = np.zeros((values.shape[0], values.shape[1] + 1))
         found[:, -1] = self.offset
-        for part in (self.base, self.top):
+        for part, slope in ((self.base, self.slope), (self.top, 1.0)):
             places = self._places(part)
-            found[:, [*places, -1]] += part.contributions(values[:, places], interval, threads)
+            found[:, [*places, -1]] += slope * part.contributions(values[:, places], interval, threads)
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -197,13 +198,15 @@ class Stack:
             "kind": self.kind,
             "base": self.base.to_dict(),
             "top": self.top.to_dict(),
+            "slope": self.slope,
             "offset": self.offset,
             "base_weight": self.base_weight,
         }
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> "Stack":
-        return cls(Trees.from_dict(raw["base"]), Trees.from_dict(raw["top"]), raw["offset"], raw["base_weight"])
+        numbers = (raw["slope"], raw["offset"], raw["base_weight"])
+        return cls(Trees.from_dict(raw["base"]), Trees.from_dict(raw["top"]), *numbers)
 
 
 def scorer_from_dict(raw: dict[str, Any]) -> Scorer:

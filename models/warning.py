@@ -164,15 +164,29 @@ def labelled(matrix: pl.DataFrame, targets: pl.DataFrame) -> pl.DataFrame:
     return matrix.join(columns, on=["symbol", "ts"], how="left", validate="1:1").sort("symbol", "ts")
 
 
-def calibrated(scorer: Scorer, rows: pl.DataFrame, threads: int = 1) -> tuple[Calibrator, ...]:
-    """One calibrator per interval from `rows` (features and targets) that the scorer was not grown on."""
-    raw = sigmoid(scorer.log_odds(values_of(rows, scorer.features), threads))
+def rows_per_event(rows: pl.DataFrame) -> tuple[float | None, ...]:
+    """For every interval how many of `rows` tell of one event there, on average; null without an event."""
     at_risk = periods(rows)
+    parts = [at_risk.of(j) for j in range(len(TARGETS))]
+    counts = [count_events(rows[part.row], target) for part, target in zip(parts, TARGETS, strict=True)]
+    return tuple(
+        max(1.0, float(part.happened.sum()) / count) if count else None
+        for part, count in zip(parts, counts, strict=True)
+    )
+
+
+def calibrated(scorer: Scorer, train: pl.DataFrame, rows: pl.DataFrame, threads: int = 1) -> tuple[Calibrator, ...]:
+    """One calibrator per interval from `rows` (features and targets) that the scorer was not grown on.
+
+    `train`, that it was grown on, tells how many rows one event has.
+    """
+    raw = sigmoid(scorer.log_odds(values_of(rows, scorer.features), threads))
+    at_risk, copies = periods(rows), rows_per_event(train)
     found = []
     for j, target in enumerate(TARGETS):
         part = at_risk.of(j)
-        events = count_events(rows[part.row], target) if len(part) else 0
-        found.append(fit_calibrator(raw[part.row, j], part.happened, events) if len(part) else Calibrator("none"))
+        events = count_events(rows[part.row], target)
+        found.append(fit_calibrator(raw[part.row, j], part.happened, events, copies[j]))
     return tuple(found)
 
 
@@ -192,7 +206,7 @@ def fitted(
     """
     support = Support.fit(values_of(train, scorer.features))
     model = WarningModel(
-        scorer, calibrated(scorer, calibrate, threads), Band(), support, limits, dropped, metadata=metadata or {}
+        scorer, calibrated(scorer, train, calibrate, threads), Band(), support, limits, dropped, metadata=metadata or {}
     )
     known = calibrate.filter(pl.col(f"y_{ALERT_HORIZON_MIN}m").is_not_null())
     p = by_horizon(model.hazards(values_of(known, scorer.features), threads))

@@ -303,8 +303,9 @@ def ranking(name: str, rows: pl.DataFrame, score: Floats, config_seed: int, repl
 
 
 def together(found: Sequence[Judged]) -> pl.DataFrame | None:
-    """Test rows of all folds that could still see an onset, with `p_60m` and `alert`; null where no fold answered."""
-    parts = [one.rows.filter(pl.col(Y).is_not_null()) for one in found if one.rows is not None]
+    """Test rows of all folds that could still see an onset and were answered; null where no fold answered."""
+    told = pl.col(Y).is_not_null() & pl.col(ALERT).is_not_null()
+    parts = [one.rows.filter(told) for one in found if one.rows is not None]
     return pl.concat(parts).sort(KEYS) if parts else None
 
 
@@ -317,7 +318,7 @@ def lift_of(reports: Sequence[FoldReport]) -> float | None:
 def rivals(case: Case, folds: Sequence[Fold], found: Sequence[Judged]) -> tuple[Ranking, ...]:
     """The model, each baseline column and each rival model on the same test rows, best first.
 
-    A rival answers where the model does; minutes in which the model abstained count as least risky for it alone.
+    A rival is judged where the model answered; minutes in which only the rival was silent count as least risky for it.
     """
     rows = together(found)
     if rows is None:

@@ -96,6 +96,16 @@ def test_without_events_the_raw_probability_stays() -> None:
     assert found(np.array([0.1, 0.2])).tolist() == [0.1, 0.2]
 
 
+def test_a_slice_without_an_event_lowers_what_was_too_loud_if_the_rows_of_an_event_are_known() -> None:
+    """1,000 quiet rows at p = .1, 10 rows an event: ten events were expected, none came."""
+    raw = np.full(1000, 0.1)
+    found = fit_calibrator(raw, np.zeros(1000), n_events=0, rows_per_event=10.0)
+    assert found.kind == "platt"
+    assert found(raw)[0] < 0.05
+    few = fit_calibrator(raw[:20], np.zeros(20), n_events=0, rows_per_event=10.0)
+    assert 0.05 < few(raw)[0] < 0.1, "a fifth of an event that did not come tells little"
+
+
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="equal length"):
         fit_calibrator(np.zeros(2), np.zeros(3), 1)
