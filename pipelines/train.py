@@ -235,7 +235,7 @@ def experiment_of(config: Config) -> str:
     return f"{config.mlflow.experiment}/{config.label.name}-v{LABELS_VERSION}/{horizons}"
 
 
-def _record(done: Trained, tags: Mapping[str, str], extra: Mapping[str, Any]) -> Record:
+def _record(done: Trained, tags: Mapping[str, str], extra: Mapping[str, Any], artifacts: Mapping[str, str]) -> Record:
     importance = dict(zip(done.model.features, done.model.importance, strict=True))
     return Record(
         params=_params(done, extra),
@@ -253,6 +253,7 @@ def _record(done: Trained, tags: Mapping[str, str], extra: Mapping[str, Any]) ->
             "importance.json": json.dumps(importance, indent=1, sort_keys=True),
             "folds.json": json.dumps([asdict(fold) for fold in done.folds], indent=1),
             "rivals.json": json.dumps([asdict(one) for one in (*done.ranked, *done.ablated)], indent=1),
+            **artifacts,
         },
         datasets=_datasets(done),
         figures=plots(together(done.found)),
@@ -309,12 +310,18 @@ def _champion(registry: Registry, name: str, version: str) -> bool:
 
 
 def register(
-    done: Trained, registry: Registry, tags: Mapping[str, str], extra: Mapping[str, Any], *, at: datetime
+    done: Trained,
+    registry: Registry,
+    tags: Mapping[str, str],
+    *,
+    at: datetime,
+    extra: Mapping[str, Any],
+    artifacts: Mapping[str, str],
 ) -> TrainSummary:
     """Track and register; champion if the gate was passed, else challenger. Again on the same data: no new version."""
     name = done.case.config.mlflow.warning_name
     known = dict(tags) | identity(done.case, done.model)
-    uri = registry.find_warning(known) or registry.log_warning(done.model, _record(done, known, extra))
+    uri = registry.find_warning(known) or registry.log_warning(done.model, _record(done, known, extra, artifacts))
     version = uri.rsplit("/", 1)[1]
     gate = GateReport("walk-forward", done.verdict.promote, json.dumps(done.verdict.to_dict(), indent=1))
     if done.verdict.promote:
@@ -349,9 +356,13 @@ def train_case(
     causality: Causality | None = None,
     ablate: bool = False,
     extra: Mapping[str, Any] | None = None,
+    artifacts: Mapping[str, str] | None = None,
 ) -> TrainSummary:
-    """Train and register. Raises InputError as `trained`, RegistryError where the registry does not answer."""
+    """Train and register; `extra` parameters and `artifacts` are tracked beside.
+
+    Raises InputError as `trained`, RegistryError where the registry does not answer.
+    """
     prepare_environment()
     standing = registry.load_warning()
     done = trained(case, standing[0] if standing else None, causality, ablate=ablate)
-    return register(done, registry, tags, extra or {}, at=at)
+    return register(done, registry, tags, at=at, extra=extra or {}, artifacts=artifacts or {})

@@ -1,8 +1,8 @@
 """Step `train`: what the lake holds of one venue -> a registered early-warning model."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from pipelines.score import prepare
 from pipelines.times import Interval
 from pipelines.tracking import Registry, RegistryError
 from pipelines.train import Causality, TrainSummary, train_case
+from pipelines.tuning import tune
 
 PROBED = timedelta(hours=6)  # of the end of the period, scored again with less and less of it
 CUTS = (timedelta(hours=3), timedelta(minutes=30), timedelta(0))
@@ -37,6 +38,7 @@ class Options:
 
     pretrain: tuple[Path, ...] = ()
     ablate: bool = False
+    tune: int = 0  # trials; 0: settings as configured
     grow: Grow = grow
 
 
@@ -99,6 +101,9 @@ def train_venue(
 ) -> TrainSummary:
     """Bars, features and labels of `interval`, then walk-forward training, calibration, the gate and registration."""
     case, base = load_case(lake, venue, interval, config, options, say=say)
+    tuned = tune(case, options.tune, lake.root / "mlflow" / "tuning.db", say) if options.tune else None
+    if tuned is not None:
+        case = replace(case, config=tuned.config)
     told = {"venue": venue, "interval": str(interval)} | dict(tags or {})
     if base is not None:
         told["base_sha256"] = base.data_sha256
@@ -110,12 +115,8 @@ def train_venue(
             at=at or datetime.now(UTC),
             causality=causality_of(lake, venue, interval, config),
             ablate=options.ablate,
-            extra=_extra(interval, options, base),
+            extra=_extra(interval, options, base) | (tuned.params() if tuned else {}),
+            artifacts={"tuning.json": tuned.to_json()} if tuned else {},
         )
     except RegistryError as error:
         raise InputError(str(error), mend="check `[mlflow] tracking_uri`, or that the lake can be written") from None
-
-
-def paths_of(text: str) -> Sequence[Path]:
-    """The lakes a run was pretrained on, as it recorded them."""
-    return [Path(path) for path in json.loads(text)] if text else []

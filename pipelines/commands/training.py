@@ -34,6 +34,10 @@ def train(
     venue: VenueOption = None,
     pretrain: PretrainOption = None,
     ablate: Annotated[bool, typer.Option("--ablate", help="Also judge the model on some of its features.")] = False,
+    tune: Annotated[
+        int,
+        typer.Option("--tune", metavar="N", min=0, help="Search settings in N trials on the first training slice."),
+    ] = 0,
     from_run: Annotated[
         str | None,
         typer.Option("--from-run", metavar="ID", help="Do this run again from its record; registers nothing."),
@@ -49,7 +53,7 @@ def train(
     if from_run is not None:
         _repeat(from_run, config, lake, as_json, given=(start, end, venue, pretrain))
         return
-    options = Options(pretrain=tuple(pretrain or ()), ablate=ablate)
+    options = Options(pretrain=tuple(pretrain or ()), ablate=ablate, tune=tune)
     with progress("train") as say:
         summaries = [
             train_venue(store, name, span, settings, say, options=options)
