@@ -1,6 +1,6 @@
 """Why a probability is what it is: contributions of feature families in log-odds, and one sentence of them.
 
-Contributions cost hundreds of times a prediction: ask for the rows that alert, not for all.
+Reasons cost several times a prediction: ask for the rows that alert, not for all.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,10 @@
 """Commands that train models."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +24,15 @@ from pipelines.commands.shared import (
 from pipelines.errors import InputError
 from pipelines.progress import progress
 
+if TYPE_CHECKING:
+    from models.fitting import Grow
+
+
+class Engine(StrEnum):
+    LOCAL = "local"
+    DASK = "dask"
+
+
 PretrainOption = Annotated[
     list[Path] | None,
     typer.Option("--pretrain", metavar="LAKE", help="A lake with more history to learn moves from first; repeatable."),
@@ -38,6 +49,10 @@ def train(
         int,
         typer.Option("--tune", metavar="N", min=0, help="Search settings in N trials on the first training slice."),
     ] = 0,
+    engine: Annotated[Engine, typer.Option("--engine", help="Where trees are grown.")] = Engine.LOCAL,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", metavar="ADDRESS", help="With --engine dask: a cluster; else one here.")
+    ] = None,
     from_run: Annotated[
         str | None,
         typer.Option("--from-run", metavar="ID", help="Do this run again from its record; registers nothing."),
@@ -53,13 +68,24 @@ def train(
     if from_run is not None:
         _repeat(from_run, config, lake, as_json, given=(start, end, venue, pretrain))
         return
-    options = Options(pretrain=tuple(pretrain or ()), ablate=ablate, tune=tune)
-    with progress("train") as say:
+    with progress("train") as say, _grower(engine, scheduler) as grow:
+        options = Options(pretrain=tuple(pretrain or ()), ablate=ablate, tune=tune, grow=grow)
         summaries = [
             train_venue(store, name, span, settings, say, options=options)
             for store, name, span, settings in each_venue(config, lake, venue, start, end, lengths=BAR_S_CHOICES)
         ]
     emit_venues(summaries, as_json, lambda s: s.sentence())
+
+
+def _grower(engine: Engine, scheduler: str | None) -> AbstractContextManager["Grow"]:
+    from models.fitting import grow
+    from pipelines.distributed import dask_grow
+
+    if engine is Engine.DASK:
+        return dask_grow(scheduler)
+    if scheduler is not None:
+        raise InputError("--scheduler is for --engine dask", where=scheduler)
+    return nullcontext(grow)
 
 
 def _repeat(run_id: str, config: Path | None, lake: Path | None, as_json: bool, *, given: tuple[object, ...]) -> None:
