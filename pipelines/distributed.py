@@ -28,7 +28,6 @@ ESTIMATOR_NAMES = {
     "lambda_l2": "reg_lambda",
     "feature_fraction": "colsample_bytree",
 }
-INSIDE = "127.0.0.1:0"  # both have a web server even without a dashboard, by default for the whole network
 HELLO_BYTES_MAX = 2**20
 TAKEN_ELSEWHERE = ("feature_names", "num_threads")  # the names go to `fit`, the threads are those of a worker
 
@@ -94,7 +93,10 @@ def _client(distributed: Any, scheduler: str | None, workers: int) -> Iterator[A
 
 
 def _local(distributed: Any, workers: int) -> Any:
-    """Threads, not processes: those would run the caller's script again, and take 25 s to start on a busy machine."""
+    """Threads, not processes: those would run the caller's script again, and take 25 s to start on a busy machine.
+
+    Dask listens on the loopback alone; LightGBM, while trees grow, on every interface (one port per worker).
+    """
     return distributed.LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
@@ -102,8 +104,7 @@ def _local(distributed: Any, workers: int) -> Any:
         protocol="tcp",
         host="127.0.0.1",
         dashboard_address=None,
-        worker_dashboard_address=INSIDE,
-        scheduler_kwargs={"dashboard": False, "dashboard_address": None},
+        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # 8787 may be another cluster's
     )
 
 

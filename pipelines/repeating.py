@@ -72,6 +72,9 @@ def repeat(lake: Lake, run_id: str, current: Config, say: Say = silent) -> Repea
         run = Registry(current.mlflow, lake.root).read_run(run_id)
     except RegistryError as error:
         raise InputError(str(error)) from None
+    engine = run.params.get("engine", "local")
+    if engine != "local":
+        raise InputError(f"its trees were grown by {engine} and differ from run to run", where=f"run {run_id}")
     config, span, venue = config_of(run, current), _span(run), run.tags.get("venue", "")
     lakes = json.loads(run.params["pretrain"]) if "pretrain" in run.params else []
     options = Options(pretrain=tuple(Path(path) for path in lakes))

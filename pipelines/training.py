@@ -40,6 +40,7 @@ class Options:
     ablate: bool = False
     tune: int = 0  # trials; 0: settings as configured
     grow: Grow = grow
+    engine: str = "local"  # where `grow` grows, for the record
 
 
 def causality_of(lake: Lake, venue: str, interval: Interval, config: Config) -> Causality:
@@ -82,7 +83,7 @@ def load_case(
 
 
 def _extra(interval: Interval, options: Options, base: Base | None) -> dict[str, Any]:
-    told: dict[str, Any] = {"interval": str(interval)}
+    told: dict[str, Any] = {"interval": str(interval), "engine": options.engine}
     if base is not None:
         told |= {"pretrain": json.dumps([str(path) for path in options.pretrain]), **base.params()}
     return told

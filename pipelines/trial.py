@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from features.catalogue import FAMILY_OF, MONOTONE, TAILS
+from features.catalogue import FAMILY_OF, MONOTONE, NOT_OF_THE_MARKET, TAILS
 from models.bootstrap import average_precision_of, day_index, day_weights
 from models.calibration import Floats
 from models.conformal import best_scores, control_misses
@@ -96,7 +96,8 @@ def tree_settings(case: Case) -> TreeSettings:
 
 
 def _scorer(case: Case, train: pl.DataFrame, offered: tuple[str, ...], variant: Variant) -> Scorer:
-    names = known_features(train, tuple(name for name in offered if variant.keeps(name)))
+    market = (name for name in offered if FAMILY_OF.get(name) not in NOT_OF_THE_MARKET)
+    names = known_features(train, tuple(name for name in market if variant.keeps(name)))
     if variant.kind == "line":
         return fit_line(train, names, LINE_L2, MONOTONE, TAILS)
     if case.base is None or not variant.with_base:
@@ -363,7 +364,6 @@ ABLATIONS: dict[str, Callable[[str], bool]] = {
     "without cancels": lambda name: FAMILY_OF.get(name) != "cancels",
     "without leverage": lambda name: FAMILY_OF.get(name) != "leverage",
     "without thin books": lambda name: FAMILY_OF.get(name) != "thin_book",
-    "without drift and health": lambda name: FAMILY_OF.get(name) not in ("drift", "health"),
 }
 
 

@@ -69,7 +69,7 @@ def train(
         _repeat(from_run, config, lake, as_json, given=(start, end, venue, pretrain))
         return
     with progress("train") as say, _grower(engine, scheduler) as grow:
-        options = Options(pretrain=tuple(pretrain or ()), ablate=ablate, tune=tune, grow=grow)
+        options = Options(pretrain=tuple(pretrain or ()), ablate=ablate, tune=tune, grow=grow, engine=engine.value)
         summaries = [
             train_venue(store, name, span, settings, say, options=options)
             for store, name, span, settings in each_venue(config, lake, venue, start, end, lengths=BAR_S_CHOICES)
@@ -78,11 +78,12 @@ def train(
 
 
 def _grower(engine: Engine, scheduler: str | None) -> AbstractContextManager["Grow"]:
-    from models.fitting import grow
-    from pipelines.distributed import dask_grow
-
     if engine is Engine.DASK:
+        from pipelines.distributed import dask_grow
+
         return dask_grow(scheduler)
+    from models.fitting import grow
+
     if scheduler is not None:
         raise InputError("--scheduler is for --engine dask", where=scheduler)
     return nullcontext(grow)

@@ -66,11 +66,18 @@ def test_trees_of_two_workers_say_nearly_what_trees_grown_here_say(on_dask: Grow
     assert there.mean() == pytest.approx(here.mean(), abs=0.1)
 
 
-def test_both_workers_count_every_row(on_dask: Grow) -> None:
-    """A stump that sees half of the rows has leaves of half the rows."""
+def test_rows_are_dealt_to_both_workers_and_all_are_counted(on_dask: Grow) -> None:
+    """LightGBM notes the range of a feature as the worker saw it that made its bins; each worker makes some."""
     text = trees(on_dask, settings=TreeSettings(rounds=1, leaves=2)).text
-    counts = next(line for line in text.splitlines() if line.startswith("internal_count="))
-    assert counts == "internal_count=12001"
+    told = dict(line.partition("=")[::2] for line in text.splitlines())
+    assert told["internal_count"] == "12001"
+    ranges = [[float(edge) for edge in one.strip("[]").split(":")] for one in told["feature_infos"].split()]
+    seen = set()
+    for column, found in zip(planted(0)[0].T, ranges, strict=True):
+        halves = [[np.nanmin(column[k::2]), np.nanmax(column[k::2])] for k in (0, 1)]
+        assert found in halves
+        seen |= {k for k in (0, 1) if found == halves[k] != halves[1 - k]}
+    assert seen == {0, 1}
 
 
 def test_the_settings_reach_the_workers(on_dask: Grow) -> None:
@@ -157,12 +164,13 @@ def test_a_plain_script_without_a_guard_prints_its_own_words_only() -> None:
 
 
 def elsewhere(workers: int) -> Any:
-    """A cluster that stands already, whoever started it."""
+    """A cluster that stands already, beside that of `on_dask`."""
     import distributed
 
     return _local(distributed, workers)
 
 
+@pytest.mark.usefixtures("on_dask")
 def test_a_cluster_elsewhere_is_used_and_left_running() -> None:
     with elsewhere(2) as cluster:
         for _ in range(2):
