@@ -147,6 +147,8 @@ def kyle_slope(window: int) -> pl.Expr:
         q = sign(buy - sell) * sqrt(abs(buy - sell) / 1e6), r = one-minute log return in bps, over (t - window, t]
         out[t] = cov(r, q) / (var(q) + FLOW_VARIANCE_FLOOR)
 
+    Both are counted in whole steps, `r` of MOVE_STEP_BPS and `q` of FLOW_STEP, so that sums are exact.
+
     Returns `kyle_slope_{window}`: Float64, bps per square-root million dollars. Null until the window is full and
     where it holds a null. Raises ValueError if `window` < 2.
     """

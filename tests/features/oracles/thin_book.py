@@ -212,8 +212,9 @@ def kyle_slope_60(past: Past, t: int) -> Value:
     if q is None or r is None:
         return None
     moves = [round(1e4 * v / 0.005) * 0.005 for v in r]  # counted in steps of half a hundredth of a bp
-    covariance = statistics.covariance(moves, q) * (bars - 1) / bars
-    return covariance / (statistics.pvariance(q) + 0.01)
+    roots = [round(v / 1e-4) * 1e-4 for v in q]  # counted in steps of a ten-thousandth of a square-root million dollars
+    covariance = statistics.covariance(moves, roots) * (bars - 1) / bars
+    return covariance / (statistics.pvariance(roots) + 0.01)
 
 
 def kyle_score_60(past: Past, t: int) -> Value:
