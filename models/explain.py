@@ -106,7 +106,7 @@ def reason_sentence(found: pl.DataFrame) -> str:
 
 
 def leading_intervals(model: WarningModel, matrix: pl.DataFrame) -> NDArray[np.intp]:
-    """For every row the interval whose hazard per minute stands highest above its usual one: the one to explain."""
+    """For every row the interval whose hazard stands highest above that of a usual row, in log-odds."""
     values = model.values(matrix)
     usual = model.hazards(np.array([model.support.usual]))
     odds = logit(model.hazards(values)) - logit(usual)
@@ -114,12 +114,13 @@ def leading_intervals(model: WarningModel, matrix: pl.DataFrame) -> NDArray[np.i
 
 
 def explained(model: WarningModel, matrix: pl.DataFrame, families: Mapping[str, str]) -> pl.DataFrame:
-    """The `contributions` of every row's leading interval."""
+    """The `contributions` of every row's leading interval, in the order of `matrix`."""
     if matrix.is_empty():
         return contributions(model, matrix, families, 0)
     chosen = leading_intervals(model, matrix)
     parts = [matrix.filter(pl.Series(chosen == k)) for k in range(len(INTERVALS))]
-    return pl.concat([contributions(model, part, families, k) for k, part in enumerate(parts) if part.height])
+    found = pl.concat([contributions(model, part, families, k) for k, part in enumerate(parts) if part.height])
+    return matrix.select(KEYS).join(found, on=KEYS, how="left", maintain_order="left_right")
 
 
 def reasons(model: WarningModel, matrix: pl.DataFrame, families: Mapping[str, str]) -> pl.DataFrame:

@@ -26,21 +26,25 @@ class Precedent:
         return asdict(self)
 
 
-def _table(found: pl.DataFrame, families: Sequence[str]) -> Floats:
-    wide = found.filter(pl.col("family") != BASE).pivot("family", index=KEYS, values="log_odds", maintain_order=True)
+def _wide(found: pl.DataFrame) -> pl.DataFrame:
+    """One row per key, what each family added as a column of its name."""
+    return found.filter(pl.col("family") != BASE).pivot("family", index=KEYS, values="log_odds", maintain_order=True)
+
+
+def _table(wide: pl.DataFrame, families: Sequence[str]) -> Floats:
+    """Shape (rows, families); a family that is not a column added nothing."""
     columns = [pl.col(name) if name in wide.columns else pl.lit(0.0).alias(name) for name in families]
     return wide.select(columns).fill_null(0.0).to_numpy()
 
 
-def precedents(found: pl.DataFrame, onsets: Sequence[datetime]) -> tuple[Precedent, ...]:
-    """One per key of `found` (the `contributions` of one row per cascade), with its onset, in the same order."""
-    families = found["family"].unique().sort().to_list()
-    names = [family for family in families if family != BASE]
-    keys = found.select(KEYS).unique(maintain_order=True)
-    rows = _table(found, names)
+def precedents(found: pl.DataFrame, cascades: pl.DataFrame) -> tuple[Precedent, ...]:
+    """One per row of `cascades` (`venue, symbol, ts, onset`), in its order, from the `contributions` of these rows."""
+    names = sorted(set(found["family"].unique()) - {BASE})
+    wide = _wide(found)
+    rows = _table(cascades.select(*KEYS, "onset").join(wide, on=KEYS, how="left", maintain_order="left"), names)
     return tuple(
         Precedent(symbol, onset.isoformat(), dict(zip(names, map(float, row), strict=True)))
-        for symbol, onset, row in zip(keys["symbol"], onsets, rows, strict=True)
+        for symbol, onset, row in zip(cascades["symbol"], cascades["onset"], rows, strict=True)
     )
 
 
@@ -60,7 +64,7 @@ def nearest(found: pl.DataFrame, past: Sequence[Precedent]) -> pl.DataFrame:
             distance=0.0,
         )
     names = sorted({*found["family"].unique(), *(name for one in past for name in one.log_odds)} - {BASE})
-    here = _table(found, names)
+    here = _table(keys.join(_wide(found), on=KEYS, how="left", maintain_order="left"), names)
     there = np.array([[one.log_odds.get(name, 0.0) for name in names] for one in past])
     distance = np.sqrt(np.maximum(((here[:, None, :] - there[None, :, :]) ** 2).sum(axis=2), 0.0))
     chosen = distance.argmin(axis=1)

@@ -142,7 +142,7 @@ def _precedents(model: WarningModel, train: pl.DataFrame, case: Case) -> tuple[P
     last = ahead.group_by("symbol", "onset", maintain_order=True).last().sort("onset", "symbol")
     if last.is_empty():
         return ()
-    return precedents(explained(model, last, FAMILY_OF), last["onset"].to_list())
+    return precedents(explained(model, last, FAMILY_OF), last)
 
 
 def _provenance(train: pl.DataFrame, calibrate: pl.DataFrame, fit: Fit, case: Case) -> dict[str, Any]:

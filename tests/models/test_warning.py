@@ -12,16 +12,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.calibration import sigmoid
-from models.explain import BASE, NO_REASON, contributions, explained, reason_sentence, reasons, sentences, what_if
+from models.explain import (
+    BASE,
+    NO_REASON,
+    contributions,
+    explained,
+    leading_intervals,
+    reason_sentence,
+    reasons,
+    sentences,
+    what_if,
+)
 from models.fitting import Recipe, TreeSettings, fit_line, fit_stack, fit_trees, grow, known_features
 from models.metrics import average_precision_lift
 from models.periods import HORIZONS_MIN, INTERVALS, TARGETS, by_horizon, count_events, periods, thin
-from models.precedents import Precedent, nearest
+from models.precedents import Precedent, nearest, precedents
 from models.scorers import Line, Scorer, Stack, scorer_from_dict
 from models.splits import Fit, walk_forward
 from models.support import Support
 from models.thresholds import budget_threshold
-from models.warning import PROBABILITIES, Limits, WarningModel, feature_names, fitted, labelled
+from models.warning import KEYS, PROBABILITIES, Limits, WarningModel, feature_names, fitted, labelled
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 SYMBOLS = ("A", "B", "C")
@@ -505,6 +515,23 @@ def test_the_nearest_precedent_is_the_one_whose_families_added_alike() -> None:
     assert like["distance"].to_list() == pytest.approx([0.41**0.5, 1.0])
     assert nearest(found, ()).is_empty()
     assert nearest(found.clear(), PAST).is_empty()
+
+
+def test_a_precedent_keeps_its_own_onset_whatever_interval_explains_it() -> None:
+    """Rows are explained interval by interval; that must not hand the onset of one cascade to another."""
+    rows = labelled(*market()).filter(FIT.train.rows(), pl.col("y_60m") == 1)
+    last = rows.filter(pl.col("y_5m") == 1).head(40)
+    early = rows.filter(pl.col("y_30m") == 0).head(40)
+    mixed = pl.concat([last, early]).sample(fraction=1.0, shuffle=True, seed=2).with_columns(onset="ts")
+    assert np.unique(leading_intervals(trained(), mixed)).size > 1, "else nothing could be mixed up"
+    found = explained(trained(), mixed, {"signal": "one"})
+    assert found.select(KEYS).unique(maintain_order=True).equals(mixed.select(KEYS))
+    for one, symbol, onset in zip(precedents(found, mixed), mixed["symbol"], mixed["onset"], strict=True):
+        assert (one.symbol, one.onset) == (symbol, onset.isoformat())
+    turned = precedents(found.reverse(), mixed)
+    assert {(one.symbol, one.onset, one.log_odds["one"]) for one in turned} == {
+        (one.symbol, one.onset, one.log_odds["one"]) for one in precedents(found, mixed)
+    }
 
 
 def test_a_reason_ends_with_the_episode_that_was_most_alike() -> None:
