@@ -93,7 +93,7 @@ class AlertPolicy:
         return capped(everything, self.episodes_per_symbol_day, self.refractory_min)
 
 
-def above_threshold(scores: pl.DataFrame) -> pl.DataFrame:
+def above_threshold(scores: pl.LazyFrame) -> pl.LazyFrame:
     """`symbol, ts` of the rows of stored scores in which the model stood above its threshold, muted or not."""
     own = scores.filter(pl.col("symbol") != VENUE_WIDE)
     return own.filter((pl.col(ALERT) >= pl.col("p_threshold")).fill_null(value=False)).select("symbol", "ts")

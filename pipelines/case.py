@@ -48,12 +48,12 @@ def targets_of(
     Null where `flags` cannot tell (see the label), and, where they have a `severity`, in minutes without one: a label
     that is blind at a minute says nothing about it, not even that it was quiet.
     """
-    index = matrix.select("symbol", "ts")
-    told = pl.lit(value=True)
+    index, told = matrix.select("symbol", "ts"), pl.lit(value=True)
     if flags is not None:
-        known = ["flag", *(["severity"] if "severity" in flags.columns else [])]
-        index = index.join(flags.select("symbol", "ts", *known), on=["symbol", "ts"], how="left")
-        told = pl.col(known[-1]).is_not_null() if len(known) > 1 else told
+        judged = flags.select("symbol", "ts", pl.col("^(flag|severity)$"))
+        index = index.join(judged, on=["symbol", "ts"], how="left", maintain_order="left")
+    if "severity" in index.columns:
+        told = pl.col("severity").is_not_null()
     found = index.select("symbol", "ts", told=told)
     for horizon in HORIZONS_MIN:
         future = future_event_within(index.drop("severity", strict=False), events, horizon, config.label.refractory_min)

@@ -63,8 +63,10 @@ def _moves(lake: Lake, venue: str, span: Interval, config: Config) -> pl.DataFra
 
 
 def _priced_span(lake: Lake, venue: str, bar_s: int, end: datetime) -> Interval | None:
-    """From the first to the last day of trades or candles, up to `end`; rates and marks may reach further and teach
-    nothing."""
+    """From the first to the last day of trades or candles, up to `end`; rates may reach further, and teach nothing.
+
+    Null where that is empty.
+    """
     held = [lake.files(table).filter(pl.col("venue") == venue) for table in ("trades", "candles")]
     priced = pl.concat([files.select("ts_min", "ts_max") for files in held])
     first, last = priced["ts_min"].dt.truncate("1d").min(), priced["ts_max"].dt.truncate("1d").max()

@@ -157,9 +157,9 @@ def champion(registry: Registry, bar_s: int) -> tuple[WarningModel | None, str |
 def alert_policy(lake: Lake, venue: str, interval: Interval, config: Config) -> AlertPolicy:
     """The cap of the settings, with what the model said since the midnight before the last one."""
     midnight = interval.start.replace(hour=0, minute=0, second=0, microsecond=0)
-    before = lake.scan("scores", venue, midnight - timedelta(days=1), interval.start).collect()
+    before = lake.scan("scores", venue, midnight - timedelta(days=1), interval.start)
     chosen = config.warning.episodes_per_symbol_day_max
-    return AlertPolicy(chosen, config.detector.refractory_min, above_threshold(before))
+    return AlertPolicy(chosen, config.detector.refractory_min, above_threshold(before).collect())
 
 
 def _episodes(scores: pl.DataFrame, refractory_min: int) -> list[dict[str, str | int]]:

@@ -25,7 +25,16 @@ from pipelines.config import Config
 from pipelines.errors import InputError
 from pipelines.model_card import card, plots
 from pipelines.promotion import GateReport, promote, record_gate
-from pipelines.tracking import CHALLENGER, CHAMPION, Dataset, Metric, Record, Registry, prepare_environment
+from pipelines.tracking import (
+    CHALLENGER,
+    CHAMPION,
+    Dataset,
+    Metric,
+    Record,
+    Registry,
+    UnusableModelError,
+    prepare_environment,
+)
 from pipelines.tracking.records import Role
 from pipelines.trial import (
     KEYS,
@@ -89,6 +98,28 @@ class Trained:
 # --- the gate ---
 
 
+@dataclass(frozen=True)
+class Standing:
+    """The champion that stands, if it can be compared; `doubt` says why it cannot."""
+
+    model: WarningModel | None = None
+    doubt: str = ""
+
+
+def _standing(registry: Registry, bar_s: int) -> Standing:
+    """A champion that this code cannot read, or of other bars, is no reason not to train; it is one not to promote."""
+    try:
+        found = registry.load_warning()
+    except UnusableModelError as error:
+        return Standing(doubt=str(error))
+    if found is None:
+        return Standing()
+    model, uri = found
+    if model.metadata["bar_s"] != bar_s:
+        return Standing(doubt=f"{uri} was made for bars of {model.metadata['bar_s']} s, these are of {bar_s} s")
+    return Standing(model)
+
+
 def _certain(model: WarningModel) -> WarningModel:
     """The same model without abstention: the probe pushes inputs beyond what the training saw."""
     return replace(model, limits=Limits(1.0, 1.0))
@@ -112,7 +143,10 @@ def _unseen(champion: WarningModel) -> pl.Expr:
 def _contest(
     case: Case, found: Sequence[Judged], champion: WarningModel | None, probes: tuple[Probe, ...]
 ) -> Contest | None:
-    """Both on the rows that both answered; null where no fold answered or the champion cannot read the features."""
+    """Both on the rows that both answered; null where no fold answered.
+
+    Raises ValueError where the champion wants features that are not there.
+    """
     rows = together(found)
     if rows is None:
         return None
@@ -125,12 +159,8 @@ def _contest(
         told = alerted(champion.predict(later), champion, case).select(*KEYS, p_champion=ALERT, alert_champion="alert")
         columns = columns.drop("p_champion", "alert_champion").join(told, on=KEYS, how="inner")
         columns = columns.filter(pl.col("p_champion").is_not_null())
-    columns = columns.filter(pl.col("p_challenger").is_not_null())
-    spans = [one.report for one in found if one.rows is not None]
-    first, last = rows["ts"].min(), rows["ts"].max()
-    if champion is not None and not columns.is_empty():
-        first = columns["ts"].min()
-    events = case.events.filter(pl.col("onset").is_between(first, last)) if spans else case.events.clear()
+    first = (rows if columns.is_empty() else columns)["ts"].min()
+    events = case.events.filter(pl.col("onset").is_between(first, rows["ts"].max()))
     chosen, config = case.config.gate, case.config
     return Contest(
         rows=columns,
@@ -151,9 +181,11 @@ def _contest(
     )
 
 
-def _verdict(case: Case, found: Sequence[Judged], champion: WarningModel | None, probes: tuple[Probe, ...]) -> Verdict:
+def _verdict(case: Case, found: Sequence[Judged], standing: Standing, probes: tuple[Probe, ...]) -> Verdict:
+    if standing.doubt:
+        return Verdict(False, probes, f"Keep the champion: {standing.doubt}.")
     try:
-        contest = _contest(case, found, champion, probes)
+        contest = _contest(case, found, standing.model, probes)
     except ValueError as error:
         return Verdict(False, probes, f"Keep the champion: it cannot be compared ({error}).")
     if contest is None:
@@ -278,8 +310,12 @@ def _notes(done: Trained) -> tuple[str, ...]:
     return tuple(found)
 
 
-def trained(case: Case, champion: WarningModel | None, causality: Causality | None, *, ablate: bool = False) -> Trained:
+def trained(
+    case: Case, champion: WarningModel | None, causality: Causality | None, *, ablate: bool = False, doubt: str = ""
+) -> Trained:
     """Judge walk-forward, fit on everything, and ask the gate. Touches no registry.
+
+    `doubt` says why a champion that stands cannot be compared: then it stays.
 
     Raises InputError where the period is too short or holds too little to fit on.
     """
@@ -300,7 +336,7 @@ def trained(case: Case, champion: WarningModel | None, causality: Causality | No
         found,
         rivals(case, folds, found),
         ablations(case, folds, found) if ablate else (),
-        _verdict(case, found, champion, probes),
+        _verdict(case, found, Standing(champion, doubt), probes),
     )
 
 
@@ -363,6 +399,6 @@ def train_case(
     Raises InputError as `trained`, RegistryError where the registry does not answer.
     """
     prepare_environment()
-    standing = registry.load_warning()
-    done = trained(case, standing[0] if standing else None, causality, ablate=ablate)
+    standing = _standing(registry, case.config.bars.interval_s)
+    done = trained(case, standing.model, causality, ablate=ablate, doubt=standing.doubt)
     return register(done, registry, tags, at=at, extra=extra or {}, artifacts=artifacts or {})

@@ -120,4 +120,4 @@ def train_venue(
             artifacts={"tuning.json": tuned.to_json()} if tuned else {},
         )
     except RegistryError as error:
-        raise InputError(str(error), mend="check `[mlflow] tracking_uri`, or that the lake can be written") from None
+        raise InputError(str(error)) from None

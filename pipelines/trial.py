@@ -287,14 +287,14 @@ class Ranking:
     rows: int
 
 
-def ranking(name: str, rows: pl.DataFrame, score: Floats, config_seed: int, replicates: int = 1000) -> Ranking:
+def ranking(name: str, rows: pl.DataFrame, score: Floats, seed: int, replicates: int = 1000) -> Ranking:
     """`rows` has `ts` and the target; `score` is finite or -inf (null counts as least risky)."""
     happened = floats(rows, Y)
     day = day_index(rows["ts"])
     days = int(day.max()) + 1 if day.size else 0
     if not happened.any():
         return Ranking(name, None, None, None, None, rows.height)
-    weights = day_weights(days, replicates, config_seed)
+    weights = day_weights(days, replicates, seed)
     share = weights @ np.bincount(day, weights=happened, minlength=days) / (weights @ np.bincount(day, minlength=days))
     drawn = average_precision_of(day, happened, score)(weights)
     lifts = np.divide(drawn, share, out=np.full_like(drawn, np.nan), where=share > 0)
@@ -325,7 +325,7 @@ def rivals(case: Case, folds: Sequence[Fold], found: Sequence[Judged]) -> tuple[
     if rows is None:
         return ()
     seed = case.config.seed
-    table = [ranking("model", rows, floats(rows, pl.col(ALERT).fill_null(float("-inf"))), seed)]
+    table = [ranking("model", rows, floats(rows, ALERT), seed)]
     table += [ranking(label, rows, floats(rows, risky(name)), seed) for label, name in present_baselines(rows)]
     for name, variant in _rival_models(case).items():
         other = together([judged(case, k, fold, variant) for k, fold in enumerate(folds)])

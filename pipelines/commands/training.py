@@ -66,7 +66,13 @@ def train(
     from pipelines.training import Options, train_venue
 
     if from_run is not None:
-        _repeat(from_run, config, lake, as_json, given=(start, end, venue, pretrain))
+        _repeat(
+            from_run,
+            config,
+            lake,
+            as_json,
+            given=(start, end, venue, pretrain, ablate, tune, scheduler, engine is Engine.DASK),
+        )
         return
     with progress("train") as say, _grower(engine, scheduler) as grow:
         options = Options(pretrain=tuple(pretrain or ()), ablate=ablate, tune=tune, grow=grow, engine=engine.value)
@@ -93,7 +99,7 @@ def _repeat(run_id: str, config: Path | None, lake: Path | None, as_json: bool, 
     from pipelines.repeating import repeat
 
     if any(given):
-        raise InputError("--from-run takes period, venue and lakes from the record", mend="leave the other options out")
+        raise InputError("--from-run takes everything from the record", mend="leave the other options out")
     settings, store = open_lake(config, lake)
     need_lake(store)
     with progress("train") as say:

@@ -5,7 +5,7 @@ first call that needs it. Models are stored as text (trees and numbers in JSON) 
 """
 
 from pipelines.tracking.environment import prepare_environment
-from pipelines.tracking.errors import RegistryError
+from pipelines.tracking.errors import RegistryError, UnusableModelError
 from pipelines.tracking.records import Dataset, Metric, Record, RunRecord
 from pipelines.tracking.registry import CHALLENGER, CHAMPION, Registry
 from pipelines.tracking.wire import from_wire, to_wire
@@ -19,6 +19,7 @@ __all__ = [
     "Registry",
     "RegistryError",
     "RunRecord",
+    "UnusableModelError",
     "from_wire",
     "prepare_environment",
     "to_wire",

@@ -21,6 +21,10 @@ class RegistryError(Exception):
         super().__init__(" ".join(f"model registry: cannot {doing} ({why}): {where}; {mend}".split()))
 
 
+class UnusableModelError(RegistryError):
+    """The registry answered, but its model cannot be used here: changed, half written, or of another format."""
+
+
 class CheckError(Exception):
     """What a check found, and how to mend it; `Store.reported` adds what was being done and where."""
 

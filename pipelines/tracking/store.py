@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.config import MlflowConfig
 from pipelines.errors import InputError
 from pipelines.tracking.environment import load_mlflow
-from pipelines.tracking.errors import CheckError, RegistryError, hidden, one_line, secrets_of
+from pipelines.tracking.errors import CheckError, RegistryError, UnusableModelError, hidden, one_line, secrets_of
 
 LOCK_WAIT_S = 5.0
 ANSWER_WAIT_S = 3  # MLflow's own patience is minutes; whole seconds, as it wants them
@@ -49,8 +49,8 @@ class Store:
     def reported(self, doing: str) -> Iterator[None]:
         """Whatever goes wrong in here is a RegistryError: MLflow lets errors of every library below it through.
 
-        Its warnings (about pandas, SQLAlchemy and its own hints) are not for the people who read our output, nor is
-        the original error, which may hold a password.
+        What a check of ours finds is the UnusableModelError among them. MLflow's warnings (about pandas, SQLAlchemy and
+        its own hints) are not for the people who read our output, nor is the original error, which may hold a password.
         """
         try:
             with warnings.catch_warnings():
@@ -60,7 +60,7 @@ class Store:
             raise
         except CheckError as fault:
             why, mend = self.hidden(fault.why), self.hidden(fault.mend)
-            raise RegistryError(doing, why, where=self.shown, mend=mend) from None
+            raise UnusableModelError(doing, why, where=self.shown, mend=mend) from None
         except Exception as error:
             why = one_line(error, secrets_of(self.uri))
             raise RegistryError(doing, why, where=self.shown, mend=self._mend()) from None

@@ -59,7 +59,7 @@ def rises(model: WarningModel) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["trees", "line"])
-def test_half_of_the_raw_book_never_lowers_a_probability(kind: str) -> None:
+def test_half_of_the_depth_never_lowers_a_probability_by_what_reads_its_amount(kind: str) -> None:
     assert rises(model_of(kind, MONOTONE)).min() >= -ROUNDING
 
 

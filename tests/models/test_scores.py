@@ -64,7 +64,7 @@ def test_muted_minutes_are_remembered_as_above_the_threshold() -> None:
         pl.Series("p_60m", [0.5, 0.1, None]), p_threshold=pl.lit(0.4), alert=pl.lit(value=False)
     )
     venue = rows.with_columns(symbol=pl.lit("*"))
-    assert told(above_threshold(pl.concat([rows, venue]))) == [0]
+    assert told(above_threshold(pl.concat([rows, venue]).lazy()).collect()) == [0]
 
 
 def test_alerting_pays_from_the_ratio_of_the_costs_on() -> None:

@@ -164,6 +164,15 @@ def test_bars_are_built_for_what_is_new_and_other_steps_want_bars_of_a_minute(tm
     refused(cascadeguard("bars", "--lake", "lake", "--config", "own.toml", cwd=tmp_path), "must divide 86400")
 
 
+def test_train_refuses_options_that_do_not_go_together(tmp_path: Path) -> None:
+    trades(tmp_path / "1.csv", ROW.format(id=1, price=28.41))
+    cascadeguard("ingest", "tardis", "1.csv", "--lake", "lake", cwd=tmp_path)
+    for option in (("--ablate",), ("--tune", "3"), ("--engine", "dask"), ("--from", "2025-01-01T00:00Z")):
+        done = cascadeguard("train", "--from-run", "abc", *option, "--lake", "lake", cwd=tmp_path)
+        refused(done, "takes everything from the record")
+    refused(cascadeguard("train", "--scheduler", "tcp://x:1", "--lake", "lake", cwd=tmp_path), "--engine dask")
+
+
 def test_compact_and_retain_are_commands(tmp_path: Path) -> None:
     trades(tmp_path / "1.csv", ROW.format(id=1, price=28.41))
     cascadeguard("ingest", "tardis", "1.csv", "--lake", "lake", cwd=tmp_path)

@@ -16,7 +16,7 @@ from pipelines.case import case_of, data_sha256, slices, targets_of
 from pipelines.config import Config, GateConfig, MlflowConfig, WarningConfig
 from pipelines.errors import InputError
 from pipelines.model_card import reliability
-from pipelines.tracking import Registry, RegistryError
+from pipelines.tracking import Registry, RegistryError, UnusableModelError
 from pipelines.train import Trained, TrainSummary, experiment_of, train_case, trained
 from pipelines.trial import ABLATIONS, FoldReport
 
@@ -177,6 +177,41 @@ def test_a_champion_is_compared_only_on_time_it_has_not_seen() -> None:
     assert not again.verdict.promote
     rows = next(check for check in again.verdict.checks if check.name == "rows")
     assert not rows.passed
+
+
+class Holding(Registry):
+    """A registry whose champion is what a test says: a model, or an error on loading it."""
+
+    def __init__(self, folder: Path, champion: WarningModel | Exception) -> None:
+        super().__init__(MlflowConfig(), folder)
+        self.champion = champion
+
+    def load_warning(self, *_: object, **__: object) -> tuple[WarningModel, str]:
+        if isinstance(self.champion, Exception):
+            raise self.champion
+        return self.champion, "models:/cascadeguard-warning/1"
+
+
+def test_a_champion_that_cannot_be_read_stops_no_training_and_stays(tmp_path: Path) -> None:
+    """What an older version of this code registered would else keep the new one from ever training."""
+    broken = UnusableModelError("load it", "another format", where="here", mend="promote another")
+    summary = train_case(case_of(*market(), CONFIG), Holding(tmp_path, broken), TAGS, at=NOW, causality=causal)
+    assert summary.alias == "challenger"
+    assert "Keep the champion" in summary.gate["sentence"]
+    assert "another format" in summary.gate["sentence"]
+
+
+def test_a_champion_of_other_bars_is_not_compared_and_stays(tmp_path: Path) -> None:
+    other = replace(outcome().model, metadata=dict(outcome().model.metadata) | {"bar_s": 300})
+    summary = train_case(case_of(*market(), CONFIG), Holding(tmp_path, other), TAGS, at=NOW, causality=causal)
+    assert summary.alias == "challenger"
+    assert "made for bars of 300 s, these are of 60 s" in summary.gate["sentence"]
+
+
+def test_a_registry_that_is_down_does_stop_a_training(tmp_path: Path) -> None:
+    down = RegistryError("load it", "no answer", where="here", mend="start it")
+    with pytest.raises(RegistryError, match="no answer"):
+        train_case(case_of(*market(), CONFIG), Holding(tmp_path, down), TAGS, at=NOW, causality=causal)
 
 
 def test_a_better_model_replaces_a_champion_that_knows_nothing() -> None:
