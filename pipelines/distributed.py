@@ -5,6 +5,7 @@ of the cluster; dask and LightGBM are enough there. Each worker bins some of the
 trees differ a little from those of `models.fitting.grow` and, with the order of the workers, from run to run.
 """
 
+import logging
 import os
 import socket
 import sys
@@ -76,7 +77,9 @@ def _import_dask() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Both libraries warn of what they themselves chose: threads they set, sizes of their messages."""
+    """Both libraries warn and tell of what they chose: threads, sizes of messages, workers that come and go."""
+    for name in ("distributed", "distributed.scheduler", "distributed.worker", "distributed.core"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(dask|distributed|lightgbm|tornado)(\.|$)")
         yield

@@ -152,9 +152,11 @@ print(text.count("Tree="))
 """
 
 
-def test_a_plain_script_without_a_guard_prints_its_own_words_only() -> None:
+@pytest.mark.parametrize("before", ["", "from pipelines.cli import _configure_logs\n_configure_logs()\n"])
+def test_a_plain_script_without_a_guard_prints_its_own_words_only(before: str) -> None:
+    """As the command line does it, too: there a log goes to standard error, and workers would tell of themselves."""
     done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", PLAIN],
+        [sys.executable, "-W", "error::UserWarning", "-c", before + PLAIN],
         capture_output=True,
         text=True,
         timeout=120,
