@@ -162,7 +162,7 @@ def alert_policy(lake: Lake, venue: str, interval: Interval, config: Config) -> 
     return AlertPolicy(chosen, config.detector.refractory_min, above_threshold(before).collect())
 
 
-def _episodes(scores: pl.DataFrame, refractory_min: int) -> list[dict[str, str | int]]:
+def _episodes(scores: pl.DataFrame, refractory_min: int, bar_s: int) -> list[dict[str, str | int]]:
     found = episodes(scores.filter("alert"), refractory_min)
     opening = found.join(scores, left_on=["symbol", "start"], right_on=["symbol", "ts"], how="left")
     minute = "%Y-%m-%dT%H:%MZ"
@@ -170,6 +170,7 @@ def _episodes(scores: pl.DataFrame, refractory_min: int) -> list[dict[str, str |
         "symbol",
         pl.col("start", "end").dt.strftime(minute),
         pl.col("alerts").cast(pl.Int64),
+        (pl.col("alerts").cast(pl.Int64) * bar_s // 60).alias("minutes"),
         "lead_family",
         "reasons",
     ).to_dicts()
@@ -209,7 +210,7 @@ def score_venue(
 
     with lake.writer():
         lake.replace("scores", Scores.validate(scores), venue, interval.start, interval.end)
-    found = _episodes(scores, config.detector.refractory_min)
+    found = _episodes(scores, config.detector.refractory_min, bar_s)
     return ScoreSummary(
         venue=venue,
         interval=str(interval),

@@ -57,7 +57,7 @@ def _score_sentence(summary: Any) -> str:
         f"{summary.venue}: {summary.rows:,} scores of {summary.symbols} symbols, {summary.interval}, "
         f"{summary.alerts} alert episodes"
     ]
-    lines += [f"  {e['start']} {e['symbol']:<16} {e['alerts']:>4} min  {e['reasons'] or ''}" for e in summary.episodes]
+    lines += [f"  {e['start']} {e['symbol']:<16} {e['minutes']:>4} min  {e['reasons'] or ''}" for e in summary.episodes]
     return "\n".join(lines + [f"  note: {note}" for note in summary.notes])
 
 

@@ -11,13 +11,14 @@ import pytest
 from features.schema import CANONICAL, Scores
 from pipelines.bars import build_bars
 from pipelines.config import Config, SimulatorConfig
+from pipelines.demo import START
 from pipelines.doctor import doctor_sentence, examine
 from pipelines.errors import InputError
 from pipelines.guard import add_resets, audit_path, explain_decision, explain_sentence, guard_venue, verify_audit
 from pipelines.labels import label_events
 from pipelines.lake import Lake
 from pipelines.matrix import build_features
-from pipelines.score import score_venue
+from pipelines.score import _episodes, score_venue
 from pipelines.simulate import simulate_venue, venue_settings
 from pipelines.times import Interval
 from tests.pipelines.conftest import World
@@ -230,3 +231,12 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others(
     until = world.interval.start + timedelta(hours=2)
     assert rows(lakes[0], "trades").equals(rows(world.lake, "trades", until))
     assert not rows(lakes[1], "trades").equals(rows(lakes[0], "trades"))
+
+
+@pytest.mark.parametrize(("bar_s", "minutes"), [(60, 3), (300, 15)])
+def test_the_length_of_an_episode_is_told_in_minutes_whatever_the_bars(bar_s: int, minutes: int) -> None:
+    """Three alerting bars are three minutes of one length and a quarter of an hour of the other."""
+    ts = [START + timedelta(seconds=k * bar_s) for k in range(3)]
+    rows = {"symbol": "A", "ts": ts, "alert": True, "lead_family": "crowding", "reasons": "crowding 4.0"}
+    found = _episodes(pl.DataFrame(rows), 60, bar_s)
+    assert [(one["alerts"], one["minutes"]) for one in found] == [(3, minutes)]
