@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from scipy.special import betainc, gammainc
 
-from features.exact import checked, once, rolling_mean, rolling_std, rolling_usd, samples_min, standard_score
+from features.exact import checked, once, rolling_mean, rolling_quantile, rolling_std, rolling_usd, standard_score
 from features.feature import Feature, Step
 from features.inputs import DEPTH_FLOOR_USD, FLOW_FLOOR_USD, balance
 
@@ -103,10 +103,8 @@ def cancel_rate_score(window: int, baseline: int) -> pl.Expr:
     """
     checked("baseline", baseline, checked("window", window) + 1)
     x = once(rolling_usd(cancel_usd(), window).log1p())
-    past, least = x.shift(window), samples_min(baseline, 0.8)
-    middle, high = (
-        once(past.rolling_quantile(q, "linear", window_size=baseline, min_samples=least)) for q in (0.5, 0.75)
-    )
+    past = x.shift(window)
+    middle, high = (rolling_quantile(past, q, baseline, full=0.8) for q in (0.5, 0.75))
     sigma = ((high - middle) * (1 / QUARTILE_SIGMA)).clip(lower_bound=SIGMA_FLOOR)
     return ((x - middle) / sigma).alias(f"cancel_rate_score_{window}")
 

@@ -64,9 +64,8 @@ def surprise(name: str, window: int) -> pl.Expr:
     sd = rolling_mean(spread, window, step=DEV_STEP, full=TOLD_SHARE_MIN)
     k = pl.when(days >= 2).then(days).cast(pl.Float64)
     t = gap / (sd.clip(lower_bound=DAY_SD_FLOOR.get(name, DAY_SD_FLOOR_LOG)) * (1 + 1 / k).sqrt())
-    asked = pl.when(t.is_not_null() & pl.col("ts").shift(window - 1).is_not_null()).then(
-        pl.struct(t.alias("t"), (k - 1).alias("df"))
-    )
+    full = once(pl.col("ts").shift(window - 1).is_not_null())
+    asked = pl.when(t.is_not_null() & full).then(pl.struct(t.alias("t"), (k - 1).alias("df")))
     p = asked.map_batches(_two_sided, return_dtype=pl.Float64, is_elementwise=True)
     told = -p.clip(10**-SURPRISE_MAX, 1.0).log10()
     return once((t.sign() * told).clip(-SURPRISE_MAX, SURPRISE_MAX)).alias(f"drift_{name}_{window}")

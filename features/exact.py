@@ -7,19 +7,34 @@ rounds.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import polars as pl
+
+from features import kernels
+from features.kernels import Window
 
 WINDOW_MAX = 1_440  # bars
 STEPS_MAX = 2_500_000  # magnitude at which a value saturates; STEPS_MAX ** 2 * WINDOW_MAX < 2 ** 53
 STEP = 2e-5  # the default step; logarithms saturate at 50
-
+LOOKS_BACK = "window"  # how the names of columns begin that a kernel computes from earlier bars, too
 
 # Polars computes a repeated subexpression once only while no rolling window stands above it.
-_ONCE: ContextVar[list[tuple[str, pl.Expr]] | None] = ContextVar("once", default=None)
+Rule = Callable[[pl.Series], pl.Series]
+
+
+class _Column(NamedTuple):
+    name: str
+    expr: pl.Expr
+    rule: Rule | None  # what was asked of `x`: two expressions that call Python never look the same
+    x: pl.Expr
+
+
+_ONCE: ContextVar[list[_Column] | None] = ContextVar("once", default=None)
 
 
 def once(x: pl.Expr) -> pl.Expr:
@@ -28,31 +43,42 @@ def once(x: pl.Expr) -> pl.Expr:
     A score reads its input three times, and several features read the same rolling sum: as columns they are computed
     one time each. What a feature says is the same either way.
     """
+    return _standing_for("once", x, None, x)
+
+
+def _windowed(x: pl.Expr, rule: Rule) -> pl.Expr:
+    """`rule` of the column `x`, computed once; inside `collecting` a column whose name says that it looks back."""
+    return _standing_for(LOOKS_BACK, x.map_batches(rule, return_dtype=pl.Float64), rule, x)
+
+
+def _standing_for(kind: str, expr: pl.Expr, rule: Rule | None, x: pl.Expr) -> pl.Expr:
     found = _ONCE.get()
     if found is None:
-        return x
-    for name, known in found:
-        if known.meta.eq(x):
-            return pl.col(name)
-    found.append((f"once_{len(found)}", x))
-    return pl.col(found[-1][0])
+        return expr
+    for column in found:
+        if column.rule == rule and column.x.meta.eq(x):
+            return pl.col(column.name)
+    found.append(_Column(f"{kind}_{len(found)}", expr, rule, x))
+    return pl.col(found[-1].name)
 
 
 @contextmanager
-def collecting() -> Iterator[list[tuple[str, pl.Expr]]]:
+def collecting() -> Iterator[dict[str, pl.Expr]]:
     """Expressions built inside read columns in place of what `once` marks; yields those columns, inner ones first.
 
     >>> with collecting() as columns:
     ...     y = once(once(pl.col("x") + 1) * 2) - once(pl.col("x") + 1)
-    >>> [name for name, _ in columns], sorted(y.meta.root_names())
+    >>> list(columns), sorted(y.meta.root_names())
     (['once_0', 'once_1'], ['once_0', 'once_1'])
     """
-    found: list[tuple[str, pl.Expr]] = []
+    found: list[_Column] = []
+    columns: dict[str, pl.Expr] = {}
     token = _ONCE.set(found)
     try:
-        yield found
+        yield columns
     finally:
         _ONCE.reset(token)
+        columns.update((column.name, column.expr) for column in found)
 
 
 def checked(name: str, minutes: int, least: int = 1) -> int:
@@ -97,8 +123,34 @@ def rolling_usd(usd: pl.Expr, window: int) -> pl.Expr:
     return once(usd.rolling_sum(window).cast(pl.Float64))
 
 
-def _mean(whole: pl.Expr, window: int, full: float) -> pl.Expr:
-    return whole.rolling_mean(window, min_samples=samples_min(window, full))
+@dataclass(frozen=True)
+class _Moment:
+    """A rule of columns: what `kernels.moments` says of a window."""
+
+    what: int
+    window: Window
+
+    def __call__(self, x: pl.Series) -> pl.Series:
+        values, known = x.cast(pl.Float64).to_numpy(), x.is_not_null().to_numpy()
+        out, told = kernels.moments(values, known, self.window, self.what)
+        return pl.select(pl.when(pl.Series(told)).then(pl.Series(out)).alias(x.name)).to_series()
+
+
+@dataclass(frozen=True)
+class _Quantile:
+    """A rule of columns: a quantile of a window."""
+
+    q: float
+    window: int
+    least: int
+
+    def __call__(self, x: pl.Series) -> pl.Series:
+        out = kernels.quantiles(x.cast(pl.Float64).to_numpy(), self.window, self.least, self.q)
+        return pl.Series(x.name, out, nan_to_null=True)
+
+
+def _moment(what: int, x: pl.Expr, bars: int, step: float, full: float) -> pl.Expr:
+    return _windowed(x, _Moment(what, Window(bars, samples_min(bars, full), step, float(STEPS_MAX))))
 
 
 def rolling_mean(x: pl.Expr, window: int, *, step: float = STEP, full: float = 1.0) -> pl.Expr:
@@ -108,12 +160,12 @@ def rolling_mean(x: pl.Expr, window: int, *, step: float = STEP, full: float = 1
     >>> frame.select(rolling_mean(pl.col("x"), 2).round(9))["x"].to_list()
     [None, 1.5, 3.0]
     """
-    return once(_mean(steps(x, step), window, full) * step)
+    return _moment(kernels.MEAN, x, window, step, full)
 
 
 def rolling_rms(x: pl.Expr, window: int, *, step: float = STEP, full: float = 1.0) -> pl.Expr:
     """Root mean square of `x` over `(t - window, t]`, exact in steps of `step`; null below `full` of the window."""
-    return once(_mean(steps(x, step).pow(2), window, full).sqrt() * step)
+    return _moment(kernels.RMS, x, window, step, full)
 
 
 def rolling_std(x: pl.Expr, window: int, *, step: float = STEP, full: float = 1.0) -> pl.Expr:
@@ -125,9 +177,17 @@ def rolling_std(x: pl.Expr, window: int, *, step: float = STEP, full: float = 1.
     >>> frame.select(rolling_std(pl.col("x"), 3).round(6))["x"].to_list()
     [None, None, 1.527525]
     """
-    whole = once(steps(x, step))
-    variance = _mean(whole.pow(2), window, full) - _mean(whole, window, full).pow(2)
-    return once(variance.clip(lower_bound=0.0).sqrt() * (step * math.sqrt(window / (window - 1))))
+    return _moment(kernels.SIGMA, x, window, step, full)
+
+
+def rolling_quantile(x: pl.Expr, q: float, window: int, *, full: float = 1.0) -> pl.Expr:
+    """Quantile `q` of `x` over `(t - window, t]`, linear between neighbours; null below `full` of the window.
+
+    >>> frame = pl.DataFrame({"x": [4.0, 1.0, 2.0, None]})
+    >>> frame.select(rolling_quantile(pl.col("x"), 0.75, 3, full=0.6))["x"].to_list()
+    [None, 3.25, 3.0, 1.75]
+    """
+    return _windowed(x, _Quantile(q, window, samples_min(window, full)))
 
 
 def standard_score(
@@ -141,7 +201,5 @@ def standard_score(
     `sigma_floor` is in units of `x` and keeps a score out of silence large but finite. Null where `x[t]` is null or
     less than `full` of the baseline is there.
     """
-    now = once(x)
-    past = now.shift(lag)
-    sigma = rolling_std(past, baseline, step=step, full=full).clip(lower_bound=sigma_floor)
-    return once((now - rolling_mean(past, baseline, step=step, full=full)) / sigma)
+    window = Window(baseline, samples_min(baseline, full), step, float(STEPS_MAX), lag, sigma_floor)
+    return _windowed(x, _Moment(kernels.SCORE, window))

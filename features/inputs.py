@@ -3,6 +3,8 @@
 `usable` runs once before all features, so that a feature reads plain columns.
 """
 
+from functools import cache
+
 import polars as pl
 
 from features.schema import Bars, Structure, polars_schema
@@ -28,6 +30,7 @@ _PRICES = ("open", "high", "low", "close", "bid", "ask", "mark", "index")
 _QUOTED = ("bid", "ask", "spread_bps", "imbalance")
 
 
+@cache
 def _plausible(name: str, dtype: pl.DataType) -> pl.Expr | None:
     """Column `name` with impossible values turned into null; None if its values need no check."""
     col = pl.col(name)
@@ -76,6 +79,7 @@ def book_frozen_now() -> pl.Expr:
     return still | _refused_now("book_rows_frozen")
 
 
+@cache
 def _fresh(name: str) -> pl.Expr | None:
     """Whether the source of column `name` can be believed; None for columns that do not go stale."""
     if name.startswith("depth_") and name.endswith("_usd"):
@@ -102,7 +106,8 @@ def usable(rows: pl.DataFrame) -> pl.DataFrame:
     >>> usable(bars)["volume_usd", "mark"].rows()
     [(0, 1.0), (None, None), (None, None)]
     """
-    return rows.lazy().with_columns(_plausible_exprs(rows.columns)).with_columns(_fresh_exprs(rows.columns)).collect()
+    plausible = rows.lazy().with_columns(_plausible_exprs(rows.columns))
+    return plausible.with_columns(_fresh_exprs(rows.columns)).collect(engine="in-memory")
 
 
 def _plausible_exprs(columns: list[str]) -> list[pl.Expr]:

@@ -7,7 +7,7 @@ from functools import reduce
 
 import polars as pl
 
-from features.exact import checked, rolling_usd, standard_score, steps
+from features.exact import checked, once, rolling_usd, standard_score, steps
 from features.feature import Feature, Step
 from features.inputs import DEPTH_FLOOR_USD, FLOW_FLOOR_USD, balance
 from features.volatility import log_return
@@ -169,7 +169,7 @@ def oi_build_side(window: int, move_bars: int) -> pl.Expr:
     where price or open interest is missing. Raises ValueError if a window is < 1.
     """
     checked("window", window)
-    built = steps(oi_log_change(1), OI_STEP).clip(lower_bound=0.0).cast(pl.Int64)
+    built = once(steps(oi_log_change(1), OI_STEP).clip(lower_bound=0.0).cast(pl.Int64))
     side = log_return(checked("move_bars", move_bars)).sign().cast(pl.Int64)
     signed, whole = (side * built).rolling_sum(window), built.rolling_sum(window)
     return (signed / (whole + OI_MOVE_MIN / OI_STEP)).alias(f"oi_build_side_{window}")
@@ -203,7 +203,7 @@ def _quantile_changes(window: int) -> list[tuple[pl.Expr, float]]:
     ends = (QUANTILES[0], *QUANTILES, QUANTILES[-1])
     span = QUANTILES[-1] - QUANTILES[0]
     weights = [(after - before) / 2 / span for before, after in zip(ends, ends[2:], strict=False)]
-    return [(log - log.shift(window), weight) for log, weight in zip(logs, weights, strict=True)]
+    return [(once(log - log.shift(window)), weight) for log, weight in zip(logs, weights, strict=True)]
 
 
 def leverage_shift(window: int) -> pl.Expr:

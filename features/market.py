@@ -69,12 +69,19 @@ def market_rows(told: pl.DataFrame, step: Step) -> pl.DataFrame:
         .sort("ts")
     )
     before = pl.col("market_cancel_burst_share").shift().rolling_max(step.bars(BEFORE_MIN))
-    wide = told.sort("symbol").pivot("symbol", index="ts", values="depth_change").sort("ts").drop("ts")
-    changes = wide.select(pl.all().cast(pl.Float64)).to_numpy() if wide.width else np.empty((shares.height, 0))
-    eigen = pl.Series(eigen_share(np.ascontiguousarray(changes), step.bars(EIGEN_MIN)), dtype=pl.Float64)
+    eigen = pl.Series(eigen_share(_side_by_side(told, shares["ts"]), step.bars(EIGEN_MIN)), dtype=pl.Float64)
     return shares.with_columns(
         before.alias("market_cancel_burst_share_before"), eigen.fill_nan(None).alias("market_depth_eigen_share")
     ).select("ts", *MARKET.names())
+
+
+def _side_by_side(told: pl.DataFrame, ts: pl.Series) -> Floats:
+    """`depth_change` with a row per stamp of `ts` and a column per symbol, in their order; NaN where it is not told."""
+    symbols = told["symbol"].unique().sort()
+    row, column = np.searchsorted(ts, told["ts"]), told["symbol"].cast(pl.Enum(symbols)).to_physical().to_numpy()
+    changes = np.full((ts.len(), symbols.len()), np.nan)
+    changes[row, column] = told["depth_change"].cast(pl.Float64).to_numpy()
+    return changes
 
 
 def eigen_share(changes: Floats, window: int) -> Floats:
@@ -92,30 +99,58 @@ def eigen_share(changes: Floats, window: int) -> Floats:
     return np.round(_leading(changes, window, SYMBOLS_MIN, ITERATIONS), 6)
 
 
-def _standardised_rows(changes, end, z):  # type: ignore[no-untyped-def]  # compiled by numba, which infers types
-    """Fills rows of `z` with the symbols' changes up to bar `end`, mean 0 and length 1; returns how many have any."""
-    window, n = z.shape[1], 0
-    for s in range(changes.shape[1]):
-        mean, square = changes[end - window + 1 : end + 1, s].sum() / window, 0.0
+def _standardised_columns(changes, end, z):  # type: ignore[no-untyped-def]  # compiled by numba, which infers types
+    """Fills columns of `z` with the symbols' changes up to bar `end`, mean 0 and length 1; returns how many have any.
+
+    Bars are rows: a sum over bars runs side by side for all symbols, and adds in the same order for each.
+    """
+    window, symbols = len(z), changes.shape[1]
+    mean, square = np.zeros(symbols), np.zeros(symbols)
+    first = end - window + 1
+    for i in range(window):
+        for s in range(symbols):
+            mean[s] += changes[first + i, s]
+    mean /= window
+    for i in range(window):
+        for s in range(symbols):
+            square[s] += (changes[first + i, s] - mean[s]) ** 2
+    # In squared steps: less than a half is the rounding of a constant; NaN is not more.
+    moved = np.flatnonzero(square > 0.5)
+    length = np.sqrt(square)
+    for i in range(window):
+        for n, symbol in enumerate(moved):
+            z[i, n] = (changes[first + i, symbol] - mean[symbol]) / length[symbol]
+    return len(moved)
+
+
+_standardised: Callable[[Any, int, Any], int] = numba.njit(cache=True)(_standardised_columns)
+
+
+def _iterated_rows(z, by_symbol, v):  # type: ignore[no-untyped-def]  # as above
+    """`z z' v`: what the symbols' factors say of each bar; `by_symbol` is `z` transposed."""
+    window, symbols = z.shape
+    u, w = np.zeros(symbols), np.zeros(window)
+    for i in range(window):
+        for s in range(symbols):
+            u[s] += z[i, s] * v[i]
+    for s in range(symbols):
         for i in range(window):
-            z[n, i] = changes[end - window + 1 + i, s] - mean
-            square += z[n, i] * z[n, i]
-        if square > 0.5:  # in squared steps: less is the rounding of a constant; NaN is not more
-            z[n] /= np.sqrt(square)
-            n += 1
-    return n
+            w[i] += u[s] * by_symbol[s, i]
+    return w
 
 
-_standardised: Callable[[Any, int, Any], int] = numba.njit(cache=True)(_standardised_rows)
+_iterated: Callable[[Any, Any, Any], Any] = numba.njit(cache=True)(_iterated_rows)
 
 
 def _leading_rows(changes, window, symbols_min, iterations):  # type: ignore[no-untyped-def]  # as above
     out = np.full(len(changes), np.nan)
-    z = np.empty((changes.shape[1] + 1, window))  # a row more: symbols that drop out are written over
+    buffer = np.empty((window, changes.shape[1]))
     for t in range(window - 1, len(changes)):
-        n = _standardised(changes, t, z)
+        n = _standardised(changes, t, buffer)
         if n < symbols_min:
             continue
+        z = np.ascontiguousarray(buffer[:, :n])
+        by_symbol = np.ascontiguousarray(z.T)
         v = np.cos(
             1.0 + np.arange(window) ** 2
         )  # something of everything: a start near an eigenvector would stay there
@@ -125,13 +160,7 @@ def _leading_rows(changes, window, symbols_min, iterations):  # type: ignore[no-
                 break
             before = value
             v /= np.sqrt((v * v).sum())
-            w = np.zeros(window)
-            for s in range(n):
-                u = 0.0
-                for i in range(window):
-                    u += z[s, i] * v[i]
-                for i in range(window):
-                    w[i] += u * z[s, i]
+            w = _iterated(z, by_symbol, v)
             value = (w * v).sum()
             v = w
         out[t] = value / n

@@ -4,38 +4,29 @@
 
 A plan per symbol would cost more than its work, and `.over()` would hold everything: symbols are stacked instead, with
 empty bars between them that no window reaches across. A run that needs only the newest rows computes each feature on
-no more bars than its lookback asks for: features are grouped by it, and each group reads its own tail of the bars.
+no more bars than its lookback asks for (`features.plans`): each group of features reads its own tail of the bars.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from itertools import pairwise
-from types import MappingProxyType
+from functools import cache
 
 import polars as pl
 
 from features import ladder, market
-from features.catalogue import Catalogue, catalogue, plan
-from features.exact import collecting, finite
+from features.catalogue import Catalogue, catalogue
 from features.faults import HEALTH_SCHEMA, health_exprs, input_health
 from features.feature import BAR_S_CHOICES, Step
 from features.inputs import SCHEMA, usable, usable_exprs
 from features.norms import NORMS, hour_end, measure
 from features.peers import PEERS
+from features.plans import Plan, market_plan, plans
 from features.schema import MEASURES, Bars, Structure, polars_schema
 
 STACK_ROWS = 200_000  # bars computed at once: bounds memory, whatever the number of symbols
 STRUCTURE_AGE_MIN_MAX = 90  # an older snapshot of positions is no longer used
-TIERS_MIN = (
-    0,
-    15,
-    90,
-    280,
-    512,
-)  # features are grouped by the least of these, or their longest, that holds their lookback
 KEY = ("venue", "symbol", "ts", "known_at")
-FILTER_LAST = pl.QueryOptFlags(predicate_pushdown=False)  # see `_planned`
 _STRUCTURE_COLUMNS = tuple(
     name for name in polars_schema(Structure).names() if name not in ("venue", "symbol", "ts", "known_at")
 )
@@ -64,8 +55,9 @@ class Inputs:
     since: datetime | None
     market: pl.DataFrame | None = None
 
-    def read(self, columns: set[str], lookback_min: int) -> pl.DataFrame:
+    def read(self, columns: Collection[str], lookback_min: int) -> pl.DataFrame:
         """`symbol, ts` and usable `columns` of the bars after `since` and of those that lie within the lookback."""
+        columns = set(columns)
         joins = {
             "structure": (_with_structure, self.beside.structure, {*_STRUCTURE_COLUMNS, "structure_age_s"}),
             "norms": (_with_norms, self.beside.norms, set(NORMS.names())),
@@ -79,7 +71,7 @@ class Inputs:
             rows = rows.join(self.market, on="ts", how="left", maintain_order="left")
         told = usable(rows)
         if set(ladder.LADDER.names()) & columns:
-            told = ladder.with_ladder(told, self.step)
+            told = ladder.with_ladder(told, self.step, told["ts"] > self.since if self.since is not None else None)
         return told.select("symbol", "ts", *sorted(columns - {"symbol", "ts"}))
 
     def _bars(self, columns: set[str], lookback_min: int) -> pl.DataFrame:
@@ -129,12 +121,8 @@ def _with_peers(bars: pl.DataFrame, peers: pl.DataFrame | None) -> pl.DataFrame:
 
 def _with_market(inputs: Inputs) -> Inputs:
     """What all symbols together said, from `since` on where it is given."""
-    with collecting() as columns:
-        asked = market.inputs(inputs.step)
     start = None if inputs.since is None else inputs.since - timedelta(minutes=market.LOOKBACK_MIN)
-    earlier = replace(inputs, since=start)
-    lookback_min = max((minutes for _, minutes in asked), default=0)
-    told = _computed(earlier, [expr for expr, _ in asked], lookback_min, dict(columns))
+    told = _computed(replace(inputs, since=start), market_plan(inputs.step))
     return replace(inputs, market=market.market_rows(told, inputs.step))
 
 
@@ -154,88 +142,67 @@ def _stacks(parts: Sequence[pl.DataFrame], spacer_rows: int) -> Iterator[pl.Data
             yield pl.concat(some)
 
 
-def _computed(
-    inputs: Inputs, exprs: Sequence[pl.Expr], lookback_min: int, columns: Mapping[str, pl.Expr] = MappingProxyType({})
-) -> pl.DataFrame:
-    """`symbol, ts` and `exprs` for the bars after `since` (all without one), from as many bars as they look back on.
+def _computed(inputs: Inputs, plan: Plan) -> pl.DataFrame:
+    """`symbol, ts` and what is planned for the bars after `since` (all without one), from as many as they look back on.
 
-    `columns` are computed first where `exprs` read them. Symbols with enough bars before `since` need no empty bars
-    between them: a window that reaches into the symbol before belongs to a bar that is not asked for.
+    Symbols with enough bars before `since` need no empty bars between them: a window that reaches into the symbol
+    before belongs to a bar that is not asked for.
     """
-    levels = _levels(exprs, columns)
-    roots = {name for level in (*levels, exprs) for expr in level for name in expr.meta.root_names()}
-    rows, back = inputs.read(roots - set(columns), lookback_min), inputs.step.back(lookback_min)
+    rows, back = inputs.read(plan.reads, plan.lookback_min), inputs.step.back(plan.lookback_min)
     if inputs.since is None or rows.is_empty():
-        return _on_stacks(rows, levels, exprs, back, pl.lit(True))
+        return _on_stacks(rows, plan, back, pl.lit(True))
     wanted = pl.col("ts") > inputs.since
-    before = rows.group_by("symbol", maintain_order=True).agg((~wanted).sum().alias("rows"))
-    short = before.filter(pl.col("rows") < back)["symbol"]
-    if short.is_empty():
-        return _on_stacks(rows, levels, exprs, 0, wanted)
-    young = pl.col("symbol").is_in(short.implode())
-    old = _on_stacks(rows.filter(~young), levels, exprs, 0, wanted)
-    return pl.concat([old, _on_stacks(rows.filter(young), levels, exprs, back, wanted)]).sort("symbol", "ts")
+    before = rows.select(pl.col("symbol").filter(~wanted).rle()).unnest("symbol")
+    enough = before.filter(pl.col("len") >= back)["value"].implode()
+    asked = rows.select(pl.col("symbol").filter(wanted).unique())
+    young = asked.filter(~pl.col("symbol").is_in(enough))["symbol"]
+    if young.is_empty():
+        return _on_stacks(rows, plan, 0, wanted)
+    short = pl.col("symbol").is_in(young.implode())
+    old = _on_stacks(rows.filter(~short), plan, 0, wanted)
+    return pl.concat([old, _on_stacks(rows.filter(short), plan, back, wanted)]).sort("symbol", "ts")
 
 
-def _levels(exprs: Sequence[pl.Expr], columns: Mapping[str, pl.Expr]) -> list[list[pl.Expr]]:
-    """The `columns` that `exprs` read, directly or through others, in steps that read earlier ones alone."""
-    level: dict[str, int] = {}
-    needed = {name for expr in exprs for name in expr.meta.root_names() if name in columns}
-    for name, expr in list(columns.items())[::-1]:
-        if name in needed:
-            needed.update(root for root in expr.meta.root_names() if root in columns)
-    for name, expr in columns.items():
-        if name in needed:
-            level[name] = 1 + max((level[root] for root in expr.meta.root_names() if root in level), default=-1)
-    return [
-        [columns[name].alias(name) for name, place in level.items() if place == step]
-        for step in range(max(level.values(), default=-1) + 1)
-    ]
-
-
-def _on_stacks(
-    rows: pl.DataFrame, levels: Sequence[Sequence[pl.Expr]], exprs: Sequence[pl.Expr], spacer_rows: int, wanted: pl.Expr
-) -> pl.DataFrame:
-    """`symbol, ts` and `exprs` where `wanted`; `rows` by symbol and ts."""
+def _on_stacks(rows: pl.DataFrame, plan: Plan, spacer_rows: int, wanted: pl.Expr) -> pl.DataFrame:
+    """`symbol, ts` and what is planned where `wanted`; `rows` by symbol and ts."""
     parts = rows.partition_by("symbol", maintain_order=True) if spacer_rows else _slices(rows)
     stacks = _stacks(parts, spacer_rows) if parts else [rows]
-    plans = (_planned(stack, levels, exprs, wanted) for stack in stacks)
-    return pl.concat([plan.collect(engine="in-memory", optimizations=FILTER_LAST) for plan in plans])
+    return pl.concat([_told(stack, plan, wanted) for stack in stacks])
 
 
-def _planned(
-    stack: pl.DataFrame, levels: Sequence[Sequence[pl.Expr]], exprs: Sequence[pl.Expr], wanted: pl.Expr
-) -> pl.LazyFrame:
-    """`symbol, ts` and `exprs` of the rows of `stack` that are `wanted`, to be collected in memory with FILTER_LAST.
+def _told(stack: pl.DataFrame, plan: Plan, wanted: pl.Expr) -> pl.DataFrame:
+    carried = [pl.col(name) for name in plan.carried if name not in ("symbol", "ts")]
+    every = _evaluated(stack, plan.behind, [pl.col("symbol", "ts"), *carried])
+    asked = every.filter(wanted & pl.col("symbol").is_not_null())
+    return _evaluated(asked, plan.columns, [pl.col("symbol", "ts"), *plan.exprs])
+
+
+def _evaluated(rows: pl.DataFrame, steps: Sequence[Sequence[pl.Expr]], exprs: Sequence[pl.Expr]) -> pl.DataFrame:
+    """`exprs` of `rows`, which may read the columns of `steps`.
 
     Polars evaluates arithmetic piece by piece, and divides a piece of one row by a constant where it multiplies a
-    longer one with the inverse. In one chunk with an empty row to spare, which the streaming engine and an early filter
-    would cut up again, no last bit depends on the batch.
+    longer one with the inverse. In one piece of at least two rows, which the streaming engine would cut up again, no
+    last bit depends on the batch.
     """
-    lazy = pl.concat([stack, stack.clear(1)]).rechunk().lazy()
-    for level in levels:
-        lazy = lazy.with_columns(level)
-    return lazy.select("symbol", "ts", *exprs).filter(wanted & pl.col("symbol").is_not_null())
+    alone = rows.height == 1
+    lazy = (pl.concat([rows, rows]) if alone else rows).rechunk().lazy()
+    for step in steps:
+        lazy = lazy.with_columns(step)
+    told = lazy.select(exprs).collect(engine="in-memory")
+    return told.head(1) if alone else told
 
 
 def _slices(rows: pl.DataFrame) -> list[pl.DataFrame]:
     """`rows` cut between symbols into pieces of about STACK_ROWS."""
-    starts = (rows["symbol"] != rows["symbol"].shift()).fill_null(True).arg_true().to_list()
-    pieces, start = [], 0
-    for here, after in pairwise([*starts, rows.height]):
-        if after - start > STACK_ROWS and here > start:
-            pieces.append(rows.slice(start, here - start))
-            start = here
-    return [*pieces, rows.slice(start)] if rows.height else []
-
-
-def _tiers(known: Catalogue) -> dict[int, list[pl.Expr]]:
-    """Lookback -> the features that are computed on it."""
-    found: dict[int, list[pl.Expr]] = {}
-    for feature in known.features:
-        least = next((tier for tier in TIERS_MIN if feature.lookback_min <= tier), known.lookback_min)
-        found.setdefault(least, []).append(finite(feature.expr).alias(feature.name))
-    return {tier: found[tier] for tier in sorted(found)}
+    if rows.height <= STACK_ROWS:
+        return [rows] if rows.height else []
+    pieces, start, end = [], 0, 0
+    for height in rows["symbol"].rle().struct.field("len"):
+        if end + height - start > STACK_ROWS and end > start:
+            pieces.append(rows.slice(start, end - start))
+            start = end
+        end += height
+    return [*pieces, rows.slice(start)]
 
 
 def _known_at(bars: pl.DataFrame, known: Catalogue, step: Step, since: datetime | None) -> pl.DataFrame:
@@ -246,22 +213,24 @@ def _known_at(bars: pl.DataFrame, known: Catalogue, step: Step, since: datetime 
     return rows if since is None else rows.filter(pl.col("ts") > since)
 
 
-def columns_read(bar_s: int = 60) -> list[str]:
+@cache
+def columns_read(bar_s: int = 60) -> tuple[str, ...]:
     """The columns of `Bars` that features and their health read; a run need not read the others."""
     exprs = [feature.expr for feature in catalogue(bar_s).features]
     exprs += [expr for expr, _ in market.inputs(Step(bar_s))] + [measure(name) for name in MEASURES]
     exprs += health_exprs() + usable_exprs(polars_schema(Bars).names())
     roots = {name for expr in exprs for name in expr.meta.root_names()} | set(KEY)
-    return [name for name in polars_schema(Bars).names() if name in roots]
+    return tuple(name for name in polars_schema(Bars).names() if name in roots)
 
 
 def _in_order(bars: pl.DataFrame) -> pl.DataFrame:
     """Bars of one venue by symbol and ts. Raises ValueError for more venues, and where a bar repeats."""
-    if bars["venue"].n_unique() > 1:
+    if bars.select((pl.col("venue") != pl.col("venue").first()).any()).item():
         raise ValueError(f"bars must be of one venue, were of {sorted(bars['venue'].unique())}")
     symbol, ts = pl.col("symbol"), pl.col("ts")
-    later = (symbol > symbol.shift()) | ((symbol == symbol.shift()) & (ts > ts.shift()))
-    if bars.select(later.fill_null(True).all()).item():
+    first = symbol.ne_missing(symbol.shift())
+    firsts = bars.select(symbol.filter(first)).to_series()
+    if bars.select((first | (ts > ts.shift())).all()).item() and firsts.is_sorted() and firsts.is_unique().all():
         return bars
     if bars.select(pl.struct("symbol", "ts").is_duplicated().any()).item():
         raise ValueError("bars must have one row per symbol and ts, some repeat")
@@ -296,8 +265,7 @@ def features_and_health(
     key = newest.select("venue", "symbol", "ts").join(
         _known_at(ordered, known, step, since), on="ts", how="left", maintain_order="left"
     )
-    planned, columns = plan(bar_s)
-    parts = [_computed(inputs, exprs, tier, columns).drop("symbol", "ts") for tier, exprs in _tiers(planned).items()]
+    parts = [_computed(inputs, plan).drop("symbol", "ts") for plan in plans(bar_s)]
     matrix = pl.concat([key, *parts], how="horizontal").select(*KEY, *known.names)
     return matrix, input_health(_with_structure(newest, beside.structure))
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import polars as pl
 
-from features.exact import checked, once, rolling_mean, rolling_usd, standard_score, steps
+from features.exact import checked, once, rolling_mean, rolling_quantile, rolling_usd, standard_score, steps
 from features.feature import Feature, Step
 from features.inputs import DEPTH_FLOOR_USD, FLOW_FLOOR_USD, balance
 from features.leverage import fuel_over_depth
@@ -256,7 +256,7 @@ def gap_burst(window: int, baseline: int) -> pl.Expr:
     Raises ValueError if `window` < 1 or `baseline` <= `window`.
     """
     checked("baseline", baseline, checked("window", window) + 1)
-    usual = pl.col("spread_bps").shift().rolling_median(baseline)
+    usual = rolling_quantile(pl.col("spread_bps").shift(), 0.5, baseline)
     torn = (pl.col("spread_bps_max") > GAP_TIMES * usual).cast(pl.Int64)
     return (torn.rolling_sum(window) * (1 / window)).alias(f"gap_burst_{window}")
 

@@ -66,7 +66,7 @@ def realised_sigma(window: int, full: float = 1.0) -> pl.Expr:
     squares, least = return_steps().pow(2), samples_min(window, full)
     total = squares.rolling_sum(window, min_samples=least).cast(pl.Float64)
     count = squares.is_not_null().cast(pl.Int64).rolling_sum(window, min_samples=least)
-    return (total / count).sqrt() * RETURN_STEP
+    return once((total / count).sqrt() * RETURN_STEP)
 
 
 def parkinson_variance() -> pl.Expr:

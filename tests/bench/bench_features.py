@@ -30,10 +30,11 @@ from rich.table import Table
 
 from features import matrix as ours
 from features.catalogue import Catalogue, catalogue, plan
-from features.exact import STEP, finite, rolling_mean, rolling_std, steps
+from features.exact import STEP, finite, rolling_mean, rolling_quantile, rolling_std, steps
 from features.faults import input_health
 from features.feature import Step
 from features.matrix import Beside, columns_read, features_and_health
+from features.plans import Plan, plan_of, plans_of
 from tests.bench.features_in_pandas import TWINS, in_pandas
 from tests.bench.rolling_others import STATISTICS
 from tests.features.worlds import START, World, rich_world
@@ -129,8 +130,7 @@ def only(world: World, names: Sequence[str], since: Any) -> pl.DataFrame:
     inputs = ours.Inputs(ours._in_order(world.bars), beside_of(world), Step(), since)
     key = inputs.bars.select("symbol", "ts")
     key = key if since is None else key.filter(pl.col("ts") > since)
-    tiers = ours._tiers(some).items()
-    parts = [ours._computed(inputs, exprs, tier, columns).drop("symbol", "ts") for tier, exprs in tiers]
+    parts = [ours._computed(inputs, one).drop("symbol", "ts") for one in plans_of(some, columns)]
     return pl.concat([key, *parts], how="horizontal").select("symbol", "ts", *names)
 
 
@@ -159,10 +159,10 @@ def statistics_of(bars: pl.DataFrame) -> pl.DataFrame:
             "sum": steps(x).rolling_sum(WINDOW) * STEP,
             "max": x.rolling_max(WINDOW),
             "min": x.rolling_min(WINDOW),
-            "median": x.rolling_median(WINDOW),
+            "median": rolling_quantile(x, 0.5, WINDOW),
         }
         exprs += [finite(told[what]).alias(f"{name}_{what}") for what in STATISTICS]
-    return ours._computed(ours.Inputs(ours._in_order(bars), Beside(), Step(), None), exprs, WINDOW)
+    return ours._computed(ours.Inputs(ours._in_order(bars), Beside(), Step(), None), plan_of(exprs, WINDOW))
 
 
 PROGRAMS: dict[str, Callable[[World], Callable[[], Any]]] = {
@@ -238,19 +238,18 @@ def _parts(world: World) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "market", lambda: ours._with_market(bare)
     yield "known_at", lambda: ours._known_at(ordered, known, step, since)
     yield "health", lambda: input_health(ours._with_structure(newest, world.structure))
-    for tier, exprs in ours._tiers(known).items():
-        levels = (*ours._levels(exprs, columns), exprs)
-        roots = {name for level in levels for expr in level for name in expr.meta.root_names()} - set(columns)
-        yield f"tier {tier} min: {len(exprs)} features", partial(ours._computed, inputs, exprs, tier, columns)
-        yield f"tier {tier} min, of which reading", partial(inputs.read, roots, tier)
+    for one in plans_of(known, columns):
+        tier = f"tier {one.lookback_min} min"
+        yield f"{tier}: {len(one.exprs)} features", partial(ours._computed, inputs, one)
+        yield f"{tier}, of which reading", partial(inputs.read, one.reads, one.lookback_min)
     for family, members in known.families.items():
-        tiers = ours._tiers(Catalogue({family: members})) if members else {}
-        yield f"family {family}: {len(members)}", partial(_family, inputs, tiers)
+        plans = plans_of(Catalogue({family: members}), columns) if members else ()
+        yield f"family {family}: {len(members)}", partial(_family, inputs, plans)
 
 
-def _family(inputs: ours.Inputs, tiers: dict[int, list[pl.Expr]]) -> None:
-    for tier, exprs in tiers.items():
-        ours._computed(inputs, exprs, tier, plan()[1])
+def _family(inputs: ours.Inputs, plans: Sequence[Plan]) -> None:
+    for one in plans:
+        ours._computed(inputs, one)
 
 
 def run_days(venue: Venue, days: int) -> Found:
@@ -277,11 +276,8 @@ def run_each(venue: Venue, rounds: int) -> Found:
 
 def _alone(rows: pl.DataFrame, expr: pl.Expr, columns: Mapping[str, pl.Expr]) -> pl.DataFrame:
     told = finite(expr).alias("told")
-    levels = ours._levels([told], columns)
-    read = {name for level in (*levels, [told]) for one in level for name in one.meta.root_names()} & set(rows.columns)
-    return ours._on_stacks(
-        rows.select("symbol", "ts", *sorted(read - {"symbol", "ts"})), levels, [told], 0, pl.lit(True)
-    )
+    one = plan_of([told], 0, columns)
+    return ours._on_stacks(rows.select("symbol", "ts", *sorted(one.reads - {"symbol", "ts"})), one, 0, pl.lit(True))
 
 
 # --- comparing ---

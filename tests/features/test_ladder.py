@@ -214,6 +214,14 @@ def test_a_run_over_the_newest_bars_gives_the_same_bits() -> None:
     assert _columns(rows.tail(WINDOW_MIN))[-1].null_count().sum_horizontal().item() == len(LADDER)
 
 
+def test_only_the_bars_that_are_wanted_are_told() -> None:
+    rows = _drawn(3, count=600)
+    wanted = pl.Series([bar % 7 == 0 for bar in range(600)])
+    told, every = with_ladder(rows, MINUTE, wanted).select(LADDER.names()), _columns(rows)
+    assert told.filter(wanted).equals(every.filter(wanted))
+    assert told.filter(~wanted).null_count().row(0) == (told.filter(~wanted).height,) * len(LADDER)
+
+
 def test_bars_of_five_minutes_tell_the_same_ladder() -> None:
     """Open interest and entries are read every five minutes, highs and lows over all of them."""
     rows = _drawn(3, count=601)
