@@ -47,24 +47,26 @@ def cancel_burst(window: int, baseline: int) -> pl.Expr:
 
 
 def cancel_to_trade(window: int) -> pl.Expr:
-    """Log ratio of dollars cancelled to dollars traded.
+    """Log ratio of orders cancelled to trades.
 
-        out[t] = log((C + FLOW_FLOOR_USD) / (V + FLOW_FLOOR_USD)), C and V summed over (t - window, t]
+        out[t] = log((C + 1) / (N + 1)), orders cancelled and trades counted over (t - window, t]
 
-    Returns `cancel_to_trade_{window}`: Float64. Null until the window is full and where it holds a null.
-    Raises ValueError if `window` < 1.
+    Counts, not dollars: where half of every order is missing, as many are pulled. Returns `cancel_to_trade_{window}`:
+    Float64. Null until the window is full and where it holds a null. Raises ValueError if `window` < 1.
+    Source: the cancel-to-trade ratio of the SEC's MIDAS.
     """
-    cancelled = rolling_usd(cancel_usd(), checked("window", window)) + FLOW_FLOOR_USD
-    traded = rolling_usd(pl.col("volume_usd"), window) + FLOW_FLOOR_USD
-    return (cancelled / traded).log().alias(f"cancel_to_trade_{window}")
+    cancelled = rolling_usd(pl.col("cancels"), checked("window", window)) + 1
+    return (cancelled / (rolling_usd(pl.col("trades"), window) + 1)).log().alias(f"cancel_to_trade_{window}")
 
 
 def net_fleeting(window: int) -> pl.Expr:
     """Dollars cancelled beyond those added, over the depth that stood when the window began.
 
-        out[t] = sum(cancel - add over (t - window, t]) / max(depth within 100 bps at t - window, DEPTH_FLOOR_USD)
+        out[t] = max(net, 0) / max(depth within 100 bps at t - window, DEPTH_FLOOR_USD)
+        net = sum(cancel - add over (t - window, t])
 
-    Returns `net_fleeting_{window}`: Float64 in [-DRAIN_MAX, DRAIN_MAX], positive when the book empties.
+    Returns `net_fleeting_{window}`: Float64 in [0, DRAIN_MAX], above 0 when the book empties; by how much more is added
+    than cancelled `cancel_to_add` tells: over the depth it would be safest where the book is thinnest.
     Null until the window is full, where it holds a null, and where the book was stale.
     Raises ValueError if `window` < 1.
     """
@@ -75,7 +77,7 @@ def net_fleeting(window: int) -> pl.Expr:
         .shift(window)
         .clip(lower_bound=DEPTH_FLOOR_USD)
     )
-    return (net / before).clip(-DRAIN_MAX, DRAIN_MAX).alias(f"net_fleeting_{window}")
+    return (net / before).clip(0.0, DRAIN_MAX).alias(f"net_fleeting_{window}")
 
 
 def cancel_side(window: int) -> pl.Expr:

@@ -22,7 +22,7 @@ REFUSED_AGE_S = 60.0  # book rows were refused and none was taken for so long: w
 QUOTE_AGE_S_MAX = 300.0
 OI_AGE_S_MAX = 3_900.0  # hourly publications still count, a lost feed does not
 FUNDING_AGE_INTERVALS_MAX = 2.0
-DEPTH_FLOOR_USD = 1_000  # keeps ratios to depth finite
+DEPTH_FLOOR_USD = 1  # keeps ratios to depth finite; no more, so that half of a book is half of it however thin
 FLOW_FLOOR_USD = 10_000  # keeps ratios to traded or quoted dollars calm in silence
 
 SCHEMA = polars_schema(Structure) | polars_schema(Bars)

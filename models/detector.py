@@ -9,19 +9,29 @@ scored in. Only the tail that means risk counts: an unusually deep book is not a
     joint      = sum_f family[f]                                     # as if families were independent ...
     anomaly    = -log10 P(Joint >= joint)                            # ... and made honest by the reference again
     venue      = -log10 P(mean over symbols of min(anomaly, 4) ...)  # many symbols at once matter more than one
+
+Another judge may take the place of the last two: any of `models.detectors` for a symbol's anomaly and, for the venue's,
+how many symbols are unusual together against how many usually are (`models.detectors.correlated`). Families and their
+leading features stay, as reasons.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from features.schema import VENUE_WIDE
+from models.detectors import suite
+from models.detectors.correlated import Correlated
+from models.detectors.settings import Settings
 from models.detectors.tails import MAD_TO_SIGMA, Floats, Tail, one_sided
 from models.thresholds import budget_threshold
+
+FAMILIES = "families"  # the kind that judges by families; the others are `suite.DETECTORS`
+KINDS = (FAMILIES, *suite.DETECTORS)
 
 VENUE_CLIP = 4.0  # one symbol alone cannot carry the venue
 
@@ -46,6 +56,22 @@ class FeatureNorm:
 
 
 @dataclass(frozen=True)
+class Judge:
+    """Who says how unusual a row is, and how unusual a minute of the venue."""
+
+    symbol: suite.Fitted
+    venue: Correlated
+
+    def of_rows(self, matrix: pl.DataFrame) -> pl.DataFrame:
+        """`symbol, ts, anomaly` of every row, in the order of `matrix`; null where the judge has no score."""
+        return self.symbol.score(matrix).select("symbol", "ts", anomaly="surprise")
+
+    def of_venue(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """`ts, anomaly` of every minute of `rows` (`venue, symbol, ts, available_at, anomaly`)."""
+        return self.venue.score(rows.rename({"anomaly": "surprise"})).select("ts", anomaly="surprise")
+
+
+@dataclass(frozen=True)
 class Detector:
     """A fitted detector. Immutable; `to_json` and `from_json` are exact."""
 
@@ -57,6 +83,7 @@ class Detector:
     threshold: float
     venue_threshold: float
     unused: tuple[str, ...]  # features without enough data in the reference
+    judge: Judge | None = None  # None: families judge
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -72,14 +99,15 @@ class Detector:
         missing = [norm.name for norm in self.norms if norm.name not in matrix.columns]
         if missing:
             raise ValueError(f"matrix must hold the detector's features, lacks {', '.join(missing)}")
-        symbols = _symbol_rows(matrix, self.norms, self.joint)
+        symbols = _symbol_rows(matrix, self.norms, self.joint, self.judge)
         scored = symbols.with_columns(anomaly_threshold=pl.lit(self.threshold))
-        crowd = _venue_rows(symbols, self.crowd, self.venue_threshold)
+        crowd = _venue_rows(symbols, self.crowd, self.venue_threshold, self.judge)
         alert = (pl.col("anomaly") >= pl.col("anomaly_threshold")).fill_null(value=False)
         return pl.concat([crowd.select(scored.columns), scored]).with_columns(alert=alert)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        judge = None if self.judge is None else [self.judge.symbol.to_json(), self.judge.venue.to_json()]
+        return json.dumps(asdict(replace(self, judge=None)) | {"judge": judge}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "Detector":
@@ -87,7 +115,9 @@ class Detector:
         for name in ("joint", "crowd"):
             raw[name] = _tail(raw[name])
         raw["norms"] = tuple(FeatureNorm(**(norm | {"tail": _tail(norm["tail"])})) for norm in raw["norms"])
-        return cls(**(raw | {"unused": tuple(raw["unused"])}))
+        told = raw.get("judge")
+        judge = None if told is None else Judge(suite.Fitted.from_json(told[0]), Correlated.from_json(told[1]))
+        return cls(**(raw | {"unused": tuple(raw["unused"]), "judge": judge}))
 
 
 def _tail(raw: Mapping[str, object]) -> Tail:
@@ -111,14 +141,20 @@ def _family_surprises(matrix: pl.DataFrame, norms: Sequence[FeatureNorm]) -> dic
     return columns
 
 
-def _symbol_rows(matrix: pl.DataFrame, norms: Sequence[FeatureNorm], joint: Tail) -> pl.DataFrame:
+def _symbol_rows(
+    matrix: pl.DataFrame, norms: Sequence[FeatureNorm], joint: Tail, judge: Judge | None = None
+) -> pl.DataFrame:
     surprises = _family_surprises(matrix, norms)
     rows = matrix.select("venue", "symbol", "ts", pl.col("known_at").alias("available_at")).with_columns(**surprises)
     families = [name for name in surprises if name.startswith("family_")]
     total = pl.sum_horizontal(families).alias("joint")
     known = pl.any_horizontal(pl.col(name).is_not_null() for name in families)
     sums = rows.select(pl.when(known).then(total).alias("joint"))["joint"]
-    anomaly = pl.Series("anomaly", joint.surprise(sums.to_numpy())).fill_nan(None)
+    anomaly = (
+        pl.Series("anomaly", joint.surprise(sums.to_numpy())).fill_nan(None)
+        if judge is None
+        else judge.of_rows(matrix)["anomaly"]
+    )
     return rows.with_columns(anomaly, joint=sums).sort("symbol", "ts")
 
 
@@ -138,10 +174,13 @@ def _crowd(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _venue_rows(rows: pl.DataFrame, crowd: Tail, threshold: float) -> pl.DataFrame:
+def _venue_rows(rows: pl.DataFrame, crowd: Tail, threshold: float, judge: Judge | None = None) -> pl.DataFrame:
     venue = _crowd(rows)
+    said = {"symbol": pl.lit(VENUE_WIDE), "anomaly_threshold": pl.lit(threshold)}
+    if judge is not None:
+        return venue.join(judge.of_venue(rows), on="ts", how="left", maintain_order="left").with_columns(**said)
     anomaly = pl.Series("anomaly", crowd.surprise(venue["crowd"].to_numpy())).fill_nan(None)
-    return venue.with_columns(anomaly, symbol=pl.lit(VENUE_WIDE), anomaly_threshold=pl.lit(threshold))
+    return venue.with_columns(anomaly, **said)
 
 
 def _fit_norm(reference: pl.DataFrame, name: str, family: str, side: str) -> FeatureNorm:
@@ -166,6 +205,15 @@ def _fit_norm(reference: pl.DataFrame, name: str, family: str, side: str) -> Fea
     return FeatureNorm(name, family, side, median, scale, Tail.fit(one_sided(z, side)))
 
 
+def _judge(
+    kind: str, reference: pl.DataFrame, family_of: Mapping[str, str], tails: Mapping[str, str], seed: int
+) -> Judge | None:
+    if kind == FAMILIES:
+        return None
+    fitted = suite.fit(kind, reference, family_of, tails, settings=Settings(seed=seed), null_share_max=1.0)
+    return Judge(fitted, Correlated.fit(fitted.score(reference)))
+
+
 def _usable(reference: pl.DataFrame, names: Sequence[str], null_share_max: float) -> list[str]:
     shares = reference.select(pl.col(name).null_count() / pl.len() for name in names).row(0, named=True)
     return [name for name in names if shares[name] <= null_share_max]
@@ -180,12 +228,14 @@ def fit_detector(
     budget_per_symbol_day: float,
     refractory_min: int,
     bar_s: int = 60,
+    kind: str = FAMILIES,
+    seed: int = 0,
 ) -> Detector:
     """Fit on the feature matrix of the reference period of one venue; thresholds come from that period alone.
 
     A feature with a larger share of nulls than `null_share_max` in the reference is not used. The alert threshold is
     the smallest at which the reference itself would have had at most `budget_per_symbol_day` alert episodes.
-    Raises ValueError when no feature is usable.
+    `kind`: one of KINDS, who judges. Raises ValueError when no feature is usable, and for an unknown kind.
     """
     usable = _usable(reference, tuple(family_of), null_share_max) if reference.height else []
     if not usable:
@@ -193,9 +243,10 @@ def fit_detector(
     norms = tuple(_fit_norm(reference, name, family_of[name], tails[name]) for name in usable)
     raw = _symbol_rows(reference, norms, Tail.fit(np.zeros(1)))
     joint = Tail.fit(raw["joint"].to_numpy())
-    rows = _symbol_rows(reference, norms, joint)
+    judge = _judge(kind, reference, {name: family_of[name] for name in usable}, tails, seed)
+    rows = _symbol_rows(reference, norms, joint, judge)
     crowd = Tail.fit(_crowd(rows)["crowd"].to_numpy())
-    venue = _venue_rows(rows, crowd, 0.0)
+    venue = _venue_rows(rows, crowd, 0.0, judge)
     days = reference["ts"].n_unique() * bar_s / 86_400
     threshold, venue_threshold = (
         budget_threshold(frame.select("symbol", "ts", score="anomaly"), days, budget_per_symbol_day, refractory_min)
@@ -204,4 +255,4 @@ def fit_detector(
     minute = pl.col("ts").dt.strftime("%Y-%m-%dT%H:%MZ")
     span = reference.select(pl.concat_str(minute.min(), minute.max(), separator="..")).item()
     unused = tuple(name for name in family_of if name not in usable)
-    return Detector(reference["venue"][0], span, norms, joint, crowd, threshold, venue_threshold, unused)
+    return Detector(reference["venue"][0], span, norms, joint, crowd, threshold, venue_threshold, unused, judge)

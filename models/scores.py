@@ -14,7 +14,7 @@ from features.schema import VENUE_WIDE, Scores, polars_schema
 from features.words import sentence
 from models.detector import Detector
 from models.explain import reasons
-from models.thresholds import capped
+from models.thresholds import capped, trailing_threshold
 from models.warning import ALERT, BAND, PROBABILITIES, WarningModel
 
 KEY = ("venue", "symbol", "ts")
@@ -77,26 +77,60 @@ def detector_reasons(detected: pl.DataFrame, matrix: pl.DataFrame) -> pl.DataFra
 
 
 @dataclass(frozen=True)
+class Trailing:
+    """A threshold that moves with the market (`models.thresholds.trailing_threshold`).
+
+    `earlier` has `symbol, ts, score`: what the model said of bars before the first row.
+    """
+
+    share: float
+    window_min: int
+    samples_min: int
+    earlier: pl.DataFrame
+
+    def moved(self, said: pl.DataFrame) -> pl.DataFrame:
+        """`said` (`symbol, ts`, ALERT, p_threshold) with this threshold for the fixed one where it is known."""
+        known = [self.earlier.select("symbol", "ts", "score"), said.select("symbol", "ts", score=ALERT)]
+        found = trailing_threshold(pl.concat(known), self.share, self.window_min, self.samples_min)
+        told = said.join(found.drop("score"), on=["symbol", "ts"], how="left", maintain_order="left")
+        return told.with_columns(p_threshold=pl.coalesce("threshold", "p_threshold")).drop("threshold")
+
+
+@dataclass(frozen=True)
 class AlertPolicy:
     """A hard cap on the model's alerts: episodes per symbol and UTC day; the others are muted, not forgotten.
 
-    `earlier` has `symbol, ts` of minutes before the first row in which the model stood above its threshold.
+    `earlier` has `symbol, ts` of minutes before the first row in which the model stood above its threshold. Without
+    `trailing` that threshold is the model's own.
     """
 
     episodes_per_symbol_day: int
     refractory_min: int
     earlier: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=ALERT_SCHEMA))
+    trailing: Trailing | None = None
 
     def kept(self, alerts: pl.DataFrame) -> pl.DataFrame:
         """The rows of `alerts` (`symbol, ts`) within the cap, counting what came earlier."""
         everything = pl.concat([self.earlier.select("symbol", "ts"), alerts.select("symbol", "ts")]).unique()
         return capped(everything, self.episodes_per_symbol_day, self.refractory_min)
 
+    def alerted(self, said: pl.DataFrame, threshold: float | None) -> pl.DataFrame:
+        """`said` (`symbol, ts`, ALERT) with `p_threshold` and `model_alert`: at or above it, within the cap."""
+        fixed = said.with_columns(p_threshold=pl.lit(threshold, dtype=pl.Float64))
+        rows = fixed if self.trailing is None else self.trailing.moved(fixed)
+        kept = self.kept(rows.filter(_above())).with_columns(model_alert=pl.lit(value=True))
+        told = rows.join(kept, on=["symbol", "ts"], how="left", maintain_order="left")
+        return told.with_columns(pl.col("model_alert").fill_null(value=False))
+
+
+def _above() -> pl.Expr:
+    return (pl.col(ALERT) >= pl.col("p_threshold")).fill_null(value=False)
+
 
 def above_threshold(scores: pl.LazyFrame) -> pl.LazyFrame:
     """`symbol, ts` of the rows of stored scores in which the model stood above its threshold, muted or not."""
     own = scores.filter(pl.col("symbol") != VENUE_WIDE)
-    return own.filter((pl.col(ALERT) >= pl.col("p_threshold")).fill_null(value=False)).select("symbol", "ts")
+    return own.filter(_above()).select("symbol", "ts")
 
 
 def _warned(
@@ -112,13 +146,12 @@ def _warned(
             model_family=pl.lit(None, dtype=pl.String),
             model_reasons=pl.lit(None, dtype=pl.String),
         )
-    predicted = model.predict(matrix).with_columns(p_threshold=pl.lit(model.threshold, dtype=pl.Float64))
-    alert = (pl.col(ALERT) >= pl.col("p_threshold")).fill_null(value=False)
-    predicted = predicted.with_columns(model_alert=alert)
-    if policy is not None:
-        kept = policy.kept(predicted.filter("model_alert")).with_columns(kept=pl.lit(value=True))
-        told = predicted.join(kept, on=["symbol", "ts"], how="left", maintain_order="left")
-        predicted = told.with_columns(model_alert=pl.col("kept").fill_null(value=False)).drop("kept")
+    predicted = model.predict(matrix)
+    if policy is None:
+        fixed = predicted.with_columns(p_threshold=pl.lit(model.threshold, dtype=pl.Float64))
+        predicted = fixed.with_columns(model_alert=_above())
+    else:
+        predicted = policy.alerted(predicted, model.threshold)
     hits = matrix.join(predicted.filter("model_alert").select(KEY), on=KEY, how="semi", maintain_order="left")
     told = reasons(model, hits, families).rename({"lead_family": "model_family", "reasons": "model_reasons"})
     return predicted.join(told, on=KEY, how="left").drop("missing_share", "outside_share", "abstained")

@@ -30,11 +30,16 @@ class BarsConfig(Section):
 
 
 class DetectorConfig(Section):
-    """The unsupervised detector: where "normal" is learned, and how rarely it may cry."""
+    """The unsupervised detector: who judges, where "normal" is learned, and how rarely it may cry."""
 
-    reference_h: float = Field(
-        12.0, gt=0, le=24 * 90, description="hours at the start of a scored interval that define normal"
+    kind: Literal["families", "robust_z", "isolation_forest", "ecod", "pca_residual", "mahalanobis", "ensemble"] = (
+        Field("families", description="who judges how unusual a minute is; reasons always come from families")
     )
+    reference: Literal["first", "trailing"] = Field(
+        "first", description="the first hours of a scored interval, or the last ones before it, cascades left out"
+    )
+    reference_h: float = Field(12.0, gt=0, le=24 * 90, description="hours that define normal")
+    gap_min: int = Field(60, ge=0, description="between a trailing reference and the scored interval")
     budget_episodes_per_symbol_day: float = Field(0.5, gt=0, le=24)
     refractory_min: int = Field(60, ge=1, le=1440, description="alerts closer than this are one episode")
     null_share_max: float = Field(0.5, ge=0, lt=1, description="a feature with more nulls in the reference is not used")
@@ -54,7 +59,11 @@ class WarningConfig(Section):
     )
     folds: int = Field(3, ge=2, le=50)
     embargo_min: int = Field(60, ge=0)
-    threshold_by: Literal["budget", "cost", "miss_rate"] = "budget"
+    threshold_by: Literal["budget", "cost", "miss_rate", "trailing"] = Field(
+        "budget", description="trailing: moves with the market; the budget's until enough has been said"
+    )
+    trailing_share: float = Field(0.005, gt=0, lt=1, description="of a symbol's recent bars above a trailing threshold")
+    trailing_days: int = Field(7, ge=1, le=90, description="how far a trailing threshold looks back")
     budget_episodes_per_symbol_day: float = Field(1.0, gt=0, le=24)
     episodes_per_symbol_day_max: int = Field(2, ge=1, le=1440, description="hard cap on alerts; more are muted")
     cost_false_alarm: float = Field(1.0, gt=0, description="of one alert minute without a cascade")

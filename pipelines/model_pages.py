@@ -4,10 +4,11 @@ import re
 from dataclasses import asdict
 from typing import Any
 
+from models.warning import WarningModel
 from pipelines.promotion import history
 from pipelines.tracking.errors import CheckError
 from pipelines.tracking.reading import run_record
-from pipelines.tracking.registry import Registry, describe
+from pipelines.tracking.registry import Registry, describe, uri_of
 
 _ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 
@@ -26,6 +27,18 @@ def tell(registry: Registry, target: str) -> dict[str, Any]:
         told = describe(found, model.aliases) | {"loads": _loads(registry, found), "run": _run(registry, found)}
     changes = [asdict(entry) for entry in history(registry, found.name) if str(found.version) in (entry.was, entry.to)]
     return told | {"history": changes}
+
+
+def load(registry: Registry, target: str) -> tuple[WarningModel, str]:
+    """The early-warning model of `target`, and its address. Raises RegistryError where none can be read."""
+    with registry.store.reported(f"load {target}"):
+        if not registry.exists:
+            raise CheckError("no models are registered", "run `cascadeguard train` first")
+        found = _find(registry, target)
+        if registry.kind_of(found.name) != "warning":
+            raise CheckError(f"{target} is a detector", "name an early-warning model")
+        model: WarningModel = registry.checked(found.name, found.version)
+    return model, uri_of(found)
 
 
 def _find(registry: Registry, target: str) -> Any:

@@ -1,21 +1,24 @@
 """Step `score`: feature matrix, detector and early-warning model -> scores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import polars as pl
 
 from features.bars import BAR_S
 from features.catalogue import CATALOGUE_VERSION, FAMILY_OF, NAMES, TAILS, WATCHED
+from features.labels import events
 from features.schema import VENUE_WIDE, Scores
 from models.detector import Detector, fit_detector
+from models.detectors.reference import trailing_reference
 from models.scores import AlertPolicy, above_threshold, compose
 from models.thresholds import episodes
-from models.warning import WarningModel
+from models.warning import ALERT, WarningModel
 from pipelines.bars import build_bars, derivative_venues, venue_span
 from pipelines.case import data_sha256
 from pipelines.config import Config
 from pipelines.errors import InputError
+from pipelines.labels import label_flags
 from pipelines.lake import Lake
 from pipelines.matrix import (
     LOOKBACK,
@@ -28,6 +31,7 @@ from pipelines.matrix import (
 from pipelines.progress import Say, silent
 from pipelines.times import Interval
 from pipelines.tracking import Record, Registry, RegistryError
+from pipelines.trial import trailing
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,15 @@ def prepare(
     return build_features(lake, venue, interval, say, bar_s=bar_s, built=built, why=why)
 
 
-def reference_of(interval: Interval, config: Config, chosen: Interval | None) -> Interval:
-    """The period that defines normal: the chosen one, else the first `detector.reference_h` hours of the interval."""
+def reference_of(lake: Lake, venue: str, interval: Interval, config: Config, chosen: Interval | None) -> Interval:
+    """The period that defines normal: the chosen one, else that of the settings.
+
+    `first`: the first `detector.reference_h` hours of the interval; `trailing`: the last ones, `gap_min` before it.
+    """
     if chosen is not None:
         return chosen
+    if config.detector.reference == "trailing":
+        return _before(lake, venue, interval, config)
     end = interval.start + timedelta(hours=config.detector.reference_h)
     if end >= interval.end:
         raise InputError(
@@ -77,6 +86,29 @@ def reference_of(interval: Interval, config: Config, chosen: Interval | None) ->
             mend="score a longer interval, or name the reference with --reference-from and --reference-to",
         )
     return Interval(interval.start, end)
+
+
+def _before(lake: Lake, venue: str, interval: Interval, config: Config) -> Interval:
+    end = interval.start - timedelta(minutes=config.detector.gap_min)
+    span, known = Interval(end - timedelta(hours=config.detector.reference_h), end), venue_span(lake, venue)
+    if span.start < known.start:
+        raise InputError(
+            f"a trailing reference of {config.detector.reference_h:g} h reaches before the first row, {known.start}",
+            where=str(interval),
+            mend='score a later interval, or set `[detector] reference = "first"`',
+        )
+    return span
+
+
+def _reference(lake: Lake, venue: str, span: Interval, config: Config) -> pl.DataFrame:
+    """The rows that say what is normal; cascades are left out of a trailing reference."""
+    rows = read_matrix(lake, venue, span)
+    if config.detector.reference != "trailing" or rows.is_empty():
+        return rows
+    found = events(label_flags(lake, venue, span, config), config.label.refractory_min)
+    refractory = timedelta(minutes=config.label.refractory_min)
+    nothing = timedelta(0)
+    return trailing_reference(rows, found, span.end, span.end - span.start, nothing, refractory=refractory)
 
 
 def _fit(reference: pl.DataFrame, venue: str, span: Interval, config: Config) -> Detector:
@@ -89,6 +121,8 @@ def _fit(reference: pl.DataFrame, venue: str, span: Interval, config: Config) ->
             budget_per_symbol_day=config.detector.budget_episodes_per_symbol_day,
             refractory_min=config.detector.refractory_min,
             bar_s=config.bars.interval_s,
+            kind=config.detector.kind,
+            seed=config.seed,
         )
     except ValueError as error:
         raise InputError(
@@ -103,7 +137,7 @@ def fitted_detector(
 
     A registry that does not answer costs the record, not the score: the detector is fitted here and a note says so.
     """
-    reference = read_matrix(lake, venue, span)
+    reference = _reference(lake, venue, span, config)
     tags = {
         "venue": venue,
         "reference": str(span),
@@ -154,12 +188,22 @@ def champion(registry: Registry, bar_s: int) -> tuple[WarningModel | None, str |
     return found[0], found[1], ""
 
 
-def alert_policy(lake: Lake, venue: str, interval: Interval, config: Config) -> AlertPolicy:
-    """The cap of the settings, with what the model said since the midnight before the last one."""
+def alert_policy(lake: Lake, venue: str, interval: Interval, config: Config, model_uri: str | None) -> AlertPolicy:
+    """The cap of the settings, with what the model said since the midnight before the last one.
+
+    A trailing threshold reads what this model said before, of no other.
+    """
     midnight = interval.start.replace(hour=0, minute=0, second=0, microsecond=0)
     before = lake.scan("scores", venue, midnight - timedelta(days=1), interval.start)
-    chosen = config.warning.episodes_per_symbol_day_max
-    return AlertPolicy(chosen, config.detector.refractory_min, above_threshold(before).collect())
+    chosen = config.warning
+    policy = AlertPolicy(
+        chosen.episodes_per_symbol_day_max, config.detector.refractory_min, above_threshold(before).collect()
+    )
+    if chosen.threshold_by != "trailing":
+        return policy
+    said = lake.scan("scores", venue, interval.start - timedelta(days=chosen.trailing_days), interval.start)
+    own = said.filter(pl.col("symbol") != VENUE_WIDE, pl.col("model_uri") == model_uri)
+    return replace(policy, trailing=trailing(own.select("symbol", "ts", score=ALERT).collect(), config))
 
 
 def _episodes(scores: pl.DataFrame, refractory_min: int, bar_s: int) -> list[dict[str, str | int]]:
@@ -186,7 +230,7 @@ def score_venue(
     say: Say = silent,
 ) -> ScoreSummary:
     """Score every minute of `interval`: prepare, fit or load, predict, write. Running it again gives the same rows."""
-    span, bar_s = reference_of(interval, config, reference), config.bars.interval_s
+    span, bar_s = reference_of(lake, venue, interval, config, reference), config.bars.interval_s
     prepare(lake, venue, Interval(min(span.start, interval.start), interval.end), say, bar_s=bar_s)
     registry = Registry(config.mlflow, lake.root)
     say(f"detector {venue}")
@@ -205,7 +249,7 @@ def score_venue(
         model_note=model_note,
         detector_uri=detector_uri,
         model_uri=model_uri,
-        policy=alert_policy(lake, venue, interval, config),
+        policy=alert_policy(lake, venue, interval, config, model_uri),
     )
 
     with lake.writer():

@@ -156,7 +156,7 @@ def _contest(
     )
     if champion is not None:
         later = rows.filter(_unseen(champion))
-        told = alerted(champion.predict(later), champion, case).select(*KEYS, p_champion=ALERT, alert_champion="alert")
+        told = alerted(champion, later, case).select(*KEYS, p_champion=ALERT, alert_champion="alert")
         columns = columns.drop("p_champion", "alert_champion").join(told, on=KEYS, how="inner")
         columns = columns.filter(pl.col("p_champion").is_not_null())
     first = (rows if columns.is_empty() else columns)["ts"].min()

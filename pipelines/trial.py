@@ -19,13 +19,15 @@ from models.metrics import average_precision_lift, brier, count_alarms, log_loss
 from models.periods import HORIZONS_MIN, count_events
 from models.precedents import Precedent, precedents
 from models.scorers import Scorer
-from models.scores import AlertPolicy
+from models.scores import AlertPolicy, Trailing
 from models.splits import Fit, Fold
 from models.thresholds import budget_threshold, cost_threshold
 from models.warning import ALERT, ALERT_HORIZON_MIN, Limits, WarningModel, feature_names, fitted
 from pipelines.case import Case, within
+from pipelines.config import Config
 
 LINE_L2 = 100.0  # of the ridge: a standard deviation of 0.1 is expected of a weight on a standardised feature
+DAY_MIN = 1_440
 KEYS = ["symbol", "ts"]
 Y = f"y_{ALERT_HORIZON_MIN}m"
 BASELINES: tuple[tuple[str, str], ...] = (
@@ -220,18 +222,34 @@ def _by_horizon(rows: pl.DataFrame) -> dict[str, float | None]:
     return found
 
 
-def alerted(said: pl.DataFrame, model: WarningModel, case: Case) -> pl.DataFrame:
-    """Adds `alert` to what the model said: at or above its threshold, within the hard daily cap."""
-    policy = AlertPolicy(case.config.warning.episodes_per_symbol_day_max, case.config.detector.refractory_min)
-    kept = policy.kept(said.filter(pl.col(ALERT) >= model.threshold)).with_columns(alert=pl.lit(value=True))
-    told = said.join(kept, on=KEYS, how="left", maintain_order="left")
-    return told.with_columns(pl.col("alert").fill_null(value=False))
+def alerted(model: WarningModel, rows: pl.DataFrame, case: Case) -> pl.DataFrame:
+    """What the model says of `rows`, with `alert`: by the policy of production.
+
+    A trailing threshold begins with what the model says of the case's bars of the `trailing_days` before them.
+    """
+    chosen = case.config.warning
+    policy = AlertPolicy(chosen.episodes_per_symbol_day_max, case.config.detector.refractory_min)
+    if chosen.threshold_by == "trailing":
+        age = pl.col("ts") - pl.lit(rows["ts"].min())
+        past = case.rows.filter(age < timedelta(0), age >= -timedelta(days=chosen.trailing_days))
+        earlier = model.predict(past, chosen.threads).select(*KEYS, score=ALERT)
+        policy = replace(policy, trailing=trailing(earlier, case.config))
+    told = policy.alerted(model.predict(rows, chosen.threads), model.threshold)
+    return told.rename({"model_alert": "alert"}).drop("p_threshold")
+
+
+def trailing(earlier: pl.DataFrame, config: Config) -> Trailing:
+    """The trailing threshold of the settings; told from a third of its window on. `earlier`: `symbol, ts, score`."""
+    chosen = config.warning
+    window_min = chosen.trailing_days * DAY_MIN
+    samples_min = window_min * 60 // config.bars.interval_s // 3
+    return Trailing(chosen.trailing_share, window_min, samples_min, earlier)
 
 
 def scored_rows(case: Case, fold: Fold, model: WarningModel) -> pl.DataFrame:
     """The test rows with their targets, what the model said and whether it alerted."""
     rows = case.rows.filter(fold.test.rows())
-    said = alerted(model.predict(rows, case.config.warning.threads), model, case)
+    said = alerted(model, rows, case)
     return rows.join(said, on=["venue", *KEYS], how="left", maintain_order="left")
 
 

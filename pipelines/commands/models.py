@@ -1,4 +1,4 @@
-"""Commands over the registered models: list, show, promote, roll back."""
+"""Commands over the registered models: list, show, promote, roll back, and why one says what it says."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.commands.shared import ConfigOption, JsonOption, LakeOption, emit, open_lake
+from pipelines.commands.shared import (
+    ConfigOption,
+    JsonOption,
+    LakeOption,
+    VenueOption,
+    emit,
+    need_lake,
+    open_lake,
+)
 from pipelines.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +26,7 @@ if TYPE_CHECKING:
 WhyOption = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason; kept in the history.")]
 LISTED = ("uri", "aliases", "gate", "metric", "created")
 
-models = typer.Typer(name="models", help="The registered models: list, show, promote, roll back.")
+models = typer.Typer(name="models", help="The registered models: list, show, promote, roll back, why.")
 
 
 @models.callback(invoke_without_command=True)
@@ -89,10 +97,39 @@ def rollback(
     emit(asdict(change), as_json, lambda _: change.sentence())
 
 
+@models.command()
+def why(
+    context: typer.Context,
+    symbol: Annotated[str, typer.Argument(metavar="SYMBOL")],
+    at: Annotated[str, typer.Option("--at", metavar="TIME", help="End of the bar, e.g. 2025-10-10T21:00Z.")],
+    model: Annotated[str, typer.Option("--model", metavar="URI|ALIAS|VERSION", help="Whose word.")] = "champion",
+    venue: VenueOption = None,
+    config: ConfigOption = None,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Why a model says what it says of one bar: families, what if each were as usual, the cascade most like it."""
+    from pipelines.model_pages import load
+    from pipelines.score import venues_to_run
+    from pipelines.times import parse_time
+    from pipelines.why import explain_row, row_at
+
+    config, lake, as_json = _given(context, config, lake, as_json)
+    settings, store = open_lake(config, lake)
+    need_lake(store)
+    with _registry(config, lake) as registry:
+        found, uri = load(registry, model)
+    of = venues_to_run(store, venue)
+    if len(of) > 1:
+        raise InputError("the lake holds several venues", mend=f"name one with --venue: {', '.join(of)}")
+    told = explain_row(found, uri, row_at(store, of[0], symbol, parse_time(at), settings))
+    emit(told, as_json, lambda _: told.sentence())
+
+
 def _given(
     context: typer.Context, config: Path | None, lake: Path | None, as_json: bool
 ) -> tuple[Path | None, Path | None, bool]:
-    """Options may stand before or after the word `show`, `promote`, `rollback`."""
+    """Options may stand before or after the word `show`, `promote`, `rollback`, `why`."""
     first_config, first_lake, first_json = context.obj
     return config or first_config, lake or first_lake, as_json or first_json
 

@@ -35,7 +35,7 @@ FEATURES: dict[str, tuple[str, str | tuple[str, str], Callable[[float], float]]]
     "cancel_burst": ("cancel burst", "cancelled dollars " + AGAINST_USUAL, float),
     "cancel_rate_score": ("cancel rate", "cancelled dollars {:,.1f} robust sd above the usual", float),
     "cancel_tail": ("cancel burst", "so many cancels happen once in {:,.0f} windows", lambda x: 10**x),
-    "cancel_to_trade": ("cancels over trades", "{:,.1f} dollars cancelled per dollar traded", math.exp),
+    "cancel_to_trade": ("cancels over trades", "{:,.1f} orders cancelled per trade", math.exp),
     "cancel_to_add": ("book taken down", "{:,.1f} dollars cancelled per dollar added", math.exp),
     "cancel_near_share": ("near cancels", "nearness of the cancels {:.0f} % (100: at the touch)", lambda x: 100 * x),
     "net_fleeting": ("book emptying", "cancelled beyond added: {:,.2f} times the depth", float),

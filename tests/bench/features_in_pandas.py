@@ -78,7 +78,7 @@ class Panel:
 
     @cached_property
     def thinner(self) -> Column:
-        return np.log(np.minimum(self["depth_bid_100bps_usd"], self["depth_ask_100bps_usd"]) + 1_000)
+        return np.log(np.minimum(self["depth_bid_100bps_usd"], self["depth_ask_100bps_usd"]) + 1)
 
     def both(self, what: str, band: int) -> Column:
         return self[f"{what}_bid_{band}bps_usd"] + self[f"{what}_ask_{band}bps_usd"]
@@ -131,8 +131,8 @@ def _cancel_branching(p: Panel) -> Column:
 
 
 def _net_fleeting(p: Panel) -> Column:
-    before = p.shift(p.both("depth", 100), 5).clip(lower=1_000)
-    return (p.total(p.cancelled - p.added, 5) / before).clip(-100, 100)
+    before = p.shift(p.both("depth", 100), 5).clip(lower=1)
+    return (p.total(p.cancelled - p.added, 5) / before).clip(0, 100)
 
 
 def _cancel_side(p: Panel) -> Column:
@@ -168,8 +168,8 @@ def _liq_over_volume(p: Panel) -> Column:
 
 
 def _fuel_over_depth(p: Panel) -> Column:
-    long = p["fuel_long_500bps_usd"] / p["depth_bid_500bps_usd"].clip(lower=1_000)
-    short = p["fuel_short_500bps_usd"] / p["depth_ask_500bps_usd"].clip(lower=1_000)
+    long = p["fuel_long_500bps_usd"] / p["depth_bid_500bps_usd"].clip(lower=1)
+    short = p["fuel_short_500bps_usd"] / p["depth_ask_500bps_usd"].clip(lower=1)
     return np.maximum(long, short).clip(0.0, 1e6)
 
 
@@ -210,22 +210,22 @@ def _jump_share(p: Panel) -> Column:
 
 
 def _depth_drop(p: Panel) -> Column:
-    logs = [np.log(p[f"depth_{side}_100bps_usd"] + 1_000) for side in ("bid", "ask")]
+    logs = [np.log(p[f"depth_{side}_100bps_usd"] + 1) for side in ("bid", "ask")]
     return np.maximum(*(p.mean(p.shift(d), BASELINE, 0.8) - d for d in logs))
 
 
 def _depth_drain(p: Panel) -> Column:
-    logs = [np.log(p[f"depth_{side}_100bps_usd"] + 1_000) for side in ("bid", "ask")]
+    logs = [np.log(p[f"depth_{side}_100bps_usd"] + 1) for side in ("bid", "ask")]
     return np.maximum(*(p.shift(d, 5) - d for d in logs))
 
 
 def _depth_imbalance(p: Panel) -> Column:
     bid, ask = p["depth_bid_100bps_usd"], p["depth_ask_100bps_usd"]
-    return (bid - ask) / (bid + ask + 1_000)
+    return (bid - ask) / (bid + ask + 1)
 
 
 def _log_both(p: Panel, band: int) -> Column:
-    return np.log(p.both("depth", band) + 1_000)
+    return np.log(p.both("depth", band) + 1)
 
 
 def _gap_burst(p: Panel) -> Column:
@@ -277,7 +277,7 @@ TWINS: dict[str, Callable[[Panel], Column]] = {
     "cancel_burst_5": lambda p: p.score(np.log1p(p.total(p.cancelled, 5)), 5, 0.1, full=1.0),
     "cancel_rate_score_15": _cancel_rate_score,
     "cancel_tail_5": _cancel_tail,
-    "cancel_to_trade_5": lambda p: np.log((p.total(p.cancelled, 5) + 10_000) / p.volume(5)),
+    "cancel_to_trade_5": lambda p: np.log((p.total(p["cancels"], 5) + 1) / (p.total(p["trades"], 5) + 1)),
     "cancel_to_add_5": lambda p: np.log((p.total(p.cancelled, 5) + 10_000) / (p.total(p.added, 5) + 10_000)),
     "net_fleeting_5": _net_fleeting,
     "cancel_side_5": _cancel_side,
@@ -307,7 +307,7 @@ TWINS: dict[str, Callable[[Panel], Column]] = {
     "depth_drop_240": _depth_drop,
     "depth_drain_5": _depth_drain,
     "depth_imbalance": _depth_imbalance,
-    "touch_share": lambda p: (p.both("depth", 20) / (p.both("depth", 100) + 1_000)).clip(0.0, 1.0),
+    "touch_share": lambda p: (p.both("depth", 20) / (p.both("depth", 100) + 1)).clip(0.0, 1.0),
     "depth_slope": lambda p: (_log_both(p, 500) - _log_both(p, 100)) / math.log(5),
     "depth_curve": lambda p: (2 * _log_both(p, 100) - _log_both(p, 20) - _log_both(p, 500)) / math.log(5),
     "spread_over_vol_15": lambda p: p.spread_log - np.log(p.sigma(15) * 1e4),

@@ -152,12 +152,12 @@ HAND: list[tuple[str, pl.Expr, Columns, float | None]] = [
     ("nothing was cancelled before", cancel_tail(1, 4), {"cancels": [0, 0, 0, 0, 4]}, None),
     # --- against trades, adds, depth; which side; how near ---
     (
-        "90k pulled and none traded: 100 / 10",
+        "9 pulled and none traded: 10 / 1",
         cancel_to_trade(2),
-        NINETY | {"volume_usd": [IGNORED, 0, 0]},
+        {"cancels": [IGNORED, 4, 5], "trades": [IGNORED, 0, 0]},
         LOG10,
     ),
-    ("a bar whose trades are not known", cancel_to_trade(2), NINETY | {"volume_usd": [0, None, 0]}, None),
+    ("a bar whose trades are not known", cancel_to_trade(2), {"cancels": [0, 0, 9], "trades": [0, None, 0]}, None),
     (
         "90k pulled and 10k added: 100 / 20",
         cancel_to_add(2),
@@ -173,12 +173,12 @@ HAND: list[tuple[str, pl.Expr, Columns, float | None]] = [
         2.0,
     ),
     (
-        "what is added beyond what is pulled fills the book",
+        "what is added beyond what is pulled fills the book, which does not empty",
         net_fleeting(1),
         cancelled(0, 10_000) | added(0, 30_000) | stood(40_000, 0),
-        -0.5,
+        0.0,
     ),
-    ("no book: over the floor of 1k", net_fleeting(1), cancelled(0, 8_000) | added(0, 0) | stood(0, 0), 8.0),
+    ("no book: over the floor of 1", net_fleeting(1), cancelled(0, 8) | added(0, 0) | stood(0, 0), 8.0),
     ("more than 100 books", net_fleeting(1), cancelled(0, 800_000) | added(0, 0) | stood(0, 0), 100.0),
     ("the book was stale when it began", net_fleeting(1), cancelled(0, 8_000) | added(0, 0) | stood(None, 9), None),
     ("30k of bids, 60k of asks: -30 / (90 + 10)", cancel_side(2), NINETY, -0.3),

@@ -90,15 +90,15 @@ HAND: list[tuple[str, pl.Expr, Columns, float | None]] = [
     ),
     ("trading is not known", oi_over_volume(2), {"oi_usd": [90_000] * 2, "volume_usd": [None, 6_000]}, None),
     (
-        "90k + 10k before the thinner side of 9k + 1k",
+        "90k + 10k before the thinner side of 9,999 + 1",
         oi_over_depth(),
-        thousands(oi_usd=90, depth_bid_100bps_usd=9, depth_ask_100bps_usd=99),
+        thousands(oi_usd=90, depth_bid_100bps_usd=9.999, depth_ask_100bps_usd=99),
         LOG10,
     ),
     (
         "the ask is the thinner side",
         oi_over_depth(),
-        thousands(oi_usd=90, depth_bid_100bps_usd=99, depth_ask_100bps_usd=24),
+        thousands(oi_usd=90, depth_bid_100bps_usd=99, depth_ask_100bps_usd=24.999),
         LOG4,
     ),
     (
@@ -160,10 +160,10 @@ HAND: list[tuple[str, pl.Expr, Columns, float | None]] = [
         5.0,
     ),
     (
-        "no book at all: 3k over the floor of 1k",
+        "no book at all: 3k over the floor of 1",
         fuel_over_depth(100),
         thousands(fuel_long_100bps_usd=3, fuel_short_100bps_usd=1, depth_bid_100bps_usd=0, depth_ask_100bps_usd=0),
-        3.0,
+        3_000.0,
     ),
     (
         "one side of the book is not known",

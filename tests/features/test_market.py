@@ -98,8 +98,8 @@ def _asked(name: str, **columns: Any) -> Any:
 
 
 def test_a_symbol_is_thin_below_its_five_percent_quantile_for_the_hour() -> None:
-    """Norm log 100k, sd .5: the quantile lies at 100k / e ** (.5 * 1.645) = 43 935 USD, the floor of 1k included."""
-    edge_usd = 100_000 / math.exp(0.5 * 1.645) - 1_000
+    """Norm log 100k, sd .5: the quantile lies at 100k / e ** (.5 * 1.645) = 43 935 USD, the floor of 1 included."""
+    edge_usd = 100_000 / math.exp(0.5 * 1.645) - 1
     found = _asked(
         "thin",
         depth_bid_100bps_usd=[math.floor(edge_usd), math.ceil(edge_usd), 900_000, None],
@@ -113,8 +113,8 @@ def test_a_symbol_is_thin_below_its_five_percent_quantile_for_the_hour() -> None
 def test_a_change_of_depth_is_that_of_the_thinner_side_in_steps() -> None:
     found = _asked(
         "depth_change",
-        depth_bid_100bps_usd=[9_000, 19_000, 99_000],
-        depth_ask_100bps_usd=[99_000, 99_000, 19_000],
+        depth_bid_100bps_usd=[9_999, 19_999, 99_000],
+        depth_ask_100bps_usd=[99_000, 99_000, 19_999],
     )
     assert found == [None, round(math.log(20_000) / 1e-4) - round(math.log(10_000) / 1e-4), 0.0]
 

@@ -145,8 +145,8 @@ def test_nothing_in_gives_nothing_out() -> None:
 
 
 HAND: list[tuple[str, dict[str, list[Any]], float | None]] = [
-    ("depth", {"depth_bid_100bps_usd": [9_000], "depth_ask_100bps_usd": [50_000]}, math.log(10_000)),
-    ("touch", {"depth_bid_20bps_usd": [9_000], "depth_ask_20bps_usd": [4_000]}, math.log(5_000)),
+    ("depth", {"depth_bid_100bps_usd": [9_999], "depth_ask_100bps_usd": [50_000]}, math.log(10_000)),
+    ("touch", {"depth_bid_20bps_usd": [9_000], "depth_ask_20bps_usd": [4_999]}, math.log(5_000)),
     ("spread", {"spread_bps": [1.99]}, math.log(2)),
     ("volume", {"volume_usd": [10_000]}, math.log(20_000)),
     ("cancels", {"cancel_bid_usd": [10_000], "cancel_ask_usd": [20_000]}, math.log(40_000)),

@@ -148,10 +148,10 @@ def _log(x: float) -> float:
 
 HAND: list[tuple[str, pl.Expr, dict[str, Column], float | None]] = [
     (
-        "40 000 cancelled over 90 000 traded, each with a floor of 10 000: half",
+        "4 cancelled to 9 trades, each and one more: half",
         cancel_to_trade(2),
-        {"cancel_bid_usd": [10_000, 10_000], "cancel_ask_usd": [20_000, 0], "volume_usd": [90_000, 0]},
-        _log(50_000 / 100_000),
+        {"cancels": [3, 1], "trades": [9, 0]},
+        _log(5 / 10),
     ),
     (
         "60 000 leave, 20 000 come, 80 000 stood before",
@@ -207,16 +207,21 @@ HAND: list[tuple[str, pl.Expr, dict[str, Column], float | None]] = [
     (
         "bids fell to a quarter, asks to half: the worse side",
         depth_drain(1),
-        {"depth_bid_100bps_usd": [39_000, 9_000], "depth_ask_100bps_usd": [39_000, 19_000]},
+        {"depth_bid_100bps_usd": [39_999, 9_999], "depth_ask_100bps_usd": [39_999, 19_999]},
         _log(4),
     ),
     (
         "the thinner side has halved against its usual",
         depth_drop(2),
-        {"depth_bid_100bps_usd": [39_000, 39_000, 19_000], "depth_ask_100bps_usd": [39_000] * 3},
+        {"depth_bid_100bps_usd": [39_999, 39_999, 19_999], "depth_ask_100bps_usd": [39_999] * 3},
         _log(2),
     ),
-    ("bids 2, asks 7", depth_imbalance(), {"depth_bid_100bps_usd": [2_000], "depth_ask_100bps_usd": [7_000]}, -0.5),
+    (
+        "bids 2, asks 6, in thousands",
+        depth_imbalance(),
+        {"depth_bid_100bps_usd": [2_000], "depth_ask_100bps_usd": [5_999]},
+        -3_999 / 8_000,
+    ),
     ("1 missing of 4", trade_gap_share(2), {"trade_ids_missing": [0, 1], "trades": [2, 1]}, 0.25),
     ("nothing traded", trade_gap_share(2), {"trade_ids_missing": [0, 0], "trades": [0, 0]}, None),
     ("delay 190 after 90: doubled", latency_ratio(1, 2), {"latency_ms_max": [90.0, 90.0, 190.0]}, _log(2)),

@@ -56,7 +56,7 @@ def last(feature: pl.Expr, columns: Columns) -> float | None:
 def side(name: str, *depth_k: float | None) -> Columns:
     """One bar of one side: thousands of dollars within 20, 100, 200 and 500 bps."""
     return {
-        f"depth_{name}_{band}bps_usd": [None if k is None else int(1_000 * k)]
+        f"depth_{name}_{band}bps_usd": [None if k is None else round(1_000 * k)]
         for band, k in zip(DEPTH_BANDS_BPS, depth_k, strict=True)
     }
 
@@ -64,6 +64,11 @@ def side(name: str, *depth_k: float | None) -> Columns:
 def book(*depth_k: float | None) -> Columns:
     """One bar with the same on both sides."""
     return side("bid", *depth_k) | side("ask", *depth_k)
+
+
+def both(*total_k: float) -> Columns:
+    """One bar: thousands of dollars of both sides together, but for the dollar of the floor."""
+    return side("bid", *(k / 2 for k in total_k)) | side("ask", *(k / 2 - (k > 0) / 1_000 for k in total_k))
 
 
 def fuel(long_k: Column, short_k: Column) -> Columns:
@@ -85,19 +90,19 @@ DEEP = (20_000, 100_000, 200_000, 500_000)
 NO_FUEL: Column = [0, 0, 0]
 LOG2, LOG4, LOG5, LOG10 = (math.log(x) for x in (2, 4, 5, 10))
 IN_HALVES = {
-    f"depth_{name}_100bps_usd": [round(math.exp(12 + 2 * 0.5**i)) - 1_000 for i in range(6)] for name in ("bid", "ask")
+    f"depth_{name}_100bps_usd": [round(math.exp(12 + 2 * 0.5**i)) - 1 for i in range(6)] for name in ("bid", "ask")
 }
 RUNNING_DRY = {
-    f"depth_{name}_100bps_usd": [round(math.exp(14 - i / 2)) - 1_000 for i in range(6)] for name in ("bid", "ask")
+    f"depth_{name}_100bps_usd": [round(math.exp(14 - i / 2)) - 1 for i in range(6)] for name in ("bid", "ask")
 }
 TO_AND_FRO = {f"depth_{name}_100bps_usd": [9_000, 99_000] * 3 for name in ("bid", "ask")}
 
 HAND: list[tuple[str, pl.Expr, Columns, float | None]] = [
     # --- against the norm of the hour ---
     (
-        "the thinner side has 9k + 1k where the hour has 40k: log 4 over an sd of .5",
+        "the thinner side has 9,999 + 1 where the hour has 40k: log 4 over an sd of .5",
         below_norm("depth"),
-        side("bid", 1, 9, 99, 99)
+        side("bid", 1, 9.999, 99, 99)
         | side("ask", 1, 99, 99, 99)
         | {"norm_depth_mean": [math.log(40_000)], "norm_depth_sd": [0.5]},
         LOG4 / 0.5,
@@ -105,20 +110,20 @@ HAND: list[tuple[str, pl.Expr, Columns, float | None]] = [
     (
         "an hour without scatter: the floor of .1 takes the place of its sd",
         below_norm("depth"),
-        book(1, 9, 99, 99) | {"norm_depth_mean": [math.log(40_000)], "norm_depth_sd": [0.0]},
+        book(1, 9.999, 99, 99) | {"norm_depth_mean": [math.log(40_000)], "norm_depth_sd": [0.0]},
         LOG4 / 0.1,
     ),
     (
         "thicker than usual is below zero",
         below_norm("depth"),
-        book(1, 39, 99, 99) | {"norm_depth_mean": [math.log(10_000)], "norm_depth_sd": [0.5]},
+        book(1, 39.999, 99, 99) | {"norm_depth_mean": [math.log(10_000)], "norm_depth_sd": [0.5]},
         -LOG4 / 0.5,
     ),
     (
-        "the touch is what stands within 20 bps: 19k + 1k of a usual 40k",
+        "the touch is what stands within 20 bps: 19,999 + 1 of a usual 40k",
         below_norm("touch"),
         side("bid", 99, 500, 500, 500)
-        | side("ask", 19, 500, 500, 500)
+        | side("ask", 19.999, 500, 500, 500)
         | {"norm_touch_mean": [math.log(40_000)], "norm_touch_sd": [0.5]},
         LOG2 / 0.5,
     ),
@@ -143,13 +148,18 @@ HAND: list[tuple[str, pl.Expr, Columns, float | None]] = [
         None,
     ),
     # --- the shape ---
-    ("(1 + 1.5) / (2 + 2 + 1) thousand", touch_share(), side("bid", 1, 2, 9, 9) | side("ask", 1.5, 2, 9, 9), 0.5),
+    (
+        "(1,000 + 1,500) / (2,500 + 2,499 + 1)",
+        touch_share(),
+        side("bid", 1, 2.5, 9, 9) | side("ask", 1.5, 2.499, 9, 9),
+        0.5,
+    ),
     ("a touch that holds more than the wider band is all of it", touch_share(), book(9, 2, 9, 9), 1.0),
-    ("5 times the band, (49 + 1) / (9 + 1) = 5 times the depth", depth_slope(), book(0, 4.5, 9, 24.5), 1.0),
+    ("5 times the band, (49,999 + 1) / (9,999 + 1) = 5 times the depth", depth_slope(), both(0, 10, 9, 50), 1.0),
     ("all that there is stands within 100 bps", depth_slope(), book(0, 4.5, 4.5, 4.5), 0.0),
-    ("2, 10, 50 thousand: as steep near as far", depth_curve(), book(0.5, 4.5, 9, 24.5), 0.0),
-    ("2, 50, 50 thousand: log 25 near, nothing far", depth_curve(), book(0.5, 24.5, 24.5, 24.5), 2.0),
-    ("10, 10, 50 thousand: a touch and a wall far away", depth_curve(), book(4.5, 4.5, 9, 24.5), -1.0),
+    ("2, 10, 50 thousand: as steep near as far", depth_curve(), both(2, 10, 9, 50), 0.0),
+    ("2, 50, 50 thousand: log 25 near, nothing far", depth_curve(), both(2, 50, 50, 50), 2.0),
+    ("10, 10, 50 thousand: a touch and a wall far away", depth_curve(), both(10, 10, 9, 50), -1.0),
     ("the far band is not known", depth_curve(), book(0.5, 4.5, 9, None), None),
     # --- spreads ---
     (
@@ -301,10 +311,10 @@ HAND: list[tuple[str, pl.Expr, Columns, float | None]] = [
         1.5,
     ),
     (
-        "no bids: 3k over the floor of 1k",
+        "no bids: 3k over the floor of 1",
         fuel_over_depth(100),
         side("bid", 0, 0, 0, 0) | side("ask", *FLAT) | fuel([3, 3, 3], NO_FUEL),
-        3.0,
+        3_000.0,
     ),
     (
         "50 of 100, then 100 of 80: the second ring burns, its far edge counts",
@@ -333,7 +343,7 @@ HAND: list[tuple[str, pl.Expr, Columns, float | None]] = [
         CLIFF_NONE_BPS,
     ),
     (
-        "an empty ring needs the floor of 1k to burn, not nothing",
+        "an empty ring needs the floor of 1 to burn, not nothing",
         cliff_bps(),
         book(0, 100, 100, 300) | fuel([0, 0, 0], NO_FUEL),
         CLIFF_NONE_BPS,

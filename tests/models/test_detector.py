@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.detector import Detector, fit_detector
+from models.detector import FAMILIES, KINDS, Detector, fit_detector
 from models.detectors.tails import SURPRISE_MAX, Tail
 from models.thresholds import episodes
 
@@ -153,3 +153,58 @@ def test_surprise_never_falls_as_the_value_rises(sample: list[float], values: li
 def test_a_counter_at_rest_has_no_surprise() -> None:
     """95 % zeros: P(X >= 0) = 1, so a zero says nothing. Interpolating to the upper end of the tie said 0.5."""
     assert Tail.fit(np.array([0.0] * 95 + [3.0] * 5)).surprise(np.array([0.0])).tolist() == [0.0]
+
+
+# --- other judges ---
+
+
+def judged_by(kind: str, reference: pl.DataFrame) -> Detector:
+    return fit_detector(
+        reference, FAMILY_OF, TAILS, null_share_max=0.5, budget_per_symbol_day=0.5, refractory_min=60, kind=kind, seed=3
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whoever_judges_a_row_far_in_the_risky_tails_is_an_anomaly_and_its_mirror_is_none(kind: str) -> None:
+    judged = judged_by(kind, quiet(720, seed=1))
+    frame = quiet(30, seed=2)
+    risky = shifted(shifted(frame, "burst", 20.0), "thin", -20.0)
+    calm = shifted(shifted(frame, "burst", -20.0), "thin", 20.0)
+    assert anomaly(judged, risky).min() > judged.threshold
+    assert anomaly(judged, calm).max() < judged.threshold
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whoever_judges_the_venue_is_alarmed_by_all_symbols_at_once_more_than_by_one(kind: str) -> None:
+    judged = judged_by(kind, quiet(720, seed=1))
+    frame = quiet(30, seed=2)
+    one = shifted(frame, "burst", 20.0)
+    everything = shifted(shifted(one, "burst", 20.0, "B"), "burst", 20.0, "C")
+    assert (anomaly(judged, everything, "*") > anomaly(judged, one, "*")).all()
+    assert anomaly(judged, everything, "*").min() > judged.venue_threshold
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whoever_judges_a_stored_detector_says_the_same_of_a_row_in_any_company(kind: str) -> None:
+    judged = judged_by(kind, quiet(720, seed=1))
+    again = Detector.from_json(judged.to_json())
+    assert again == judged
+    frame = shifted(quiet(20, seed=4), "tilt", 9.0)
+    together = again.score(frame).filter(pl.col("symbol") == "A")
+    alone = [again.score(frame[row : row + 1]).filter(pl.col("symbol") == "A") for row in range(20)]
+    assert pl.concat(alone).equals(together)
+
+
+def test_reasons_come_from_families_whoever_judges() -> None:
+    frame = shifted(quiet(20, seed=4), "burst", 20.0)
+    other = judged_by("mahalanobis", quiet(720, seed=1)).score(frame)
+    own = judged_by(FAMILIES, quiet(720, seed=1)).score(frame)
+    families = [name for name in own.columns if name.startswith(("family_", "lead_"))]
+    own, other = (told.filter(pl.col("symbol") != "*") for told in (own, other))
+    assert other.select(families).equals(own.select(families))
+    assert not other["anomaly"].equals(own["anomaly"])
+
+
+def test_an_unknown_judge_is_named() -> None:
+    with pytest.raises(ValueError, match="ensemble, was oracle"):
+        judged_by("oracle", quiet(60, seed=1))

@@ -24,10 +24,10 @@ def books() -> tuple[pl.DataFrame, pl.DataFrame]:
     """The same market, with every raw row of depth whole and halved: the last hour of each symbol.
 
     Features of shape, past and motion are the same but for whole dollars (test_metamorphic says so), and are taken as
-    such. The messages of the raw book are not halved with it here: what divides them by depth is left out.
+    such. The messages of the raw book are not halved with it here.
     """
-    same, other = [*SHAPE, *AGAINST_THE_PAST, *MOTION], ["net_fleeting_5"]
-    whole, half = (matrix.sort("symbol", "ts").drop(other) for matrix in (_seen().before, _seen().today))
+    same = [*SHAPE, *AGAINST_THE_PAST, *MOTION]
+    whole, half = (matrix.sort("symbol", "ts") for matrix in (_seen().before, _seen().today))
     return whole, half.with_columns(whole.select(same))
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from models.scores import AlertPolicy, above_threshold
+from models.scores import AlertPolicy, Trailing, above_threshold
 from models.thresholds import capped, cost_threshold, trailing_threshold
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -13,7 +13,7 @@ START = datetime(2025, 1, 1, tzinfo=UTC)
 
 def alerts(minutes: list[int], symbol: str = "A") -> pl.DataFrame:
     ts = pl.Series([START + timedelta(minutes=minute) for minute in minutes], dtype=pl.Datetime("us", "UTC"))
-    return pl.DataFrame({"symbol": [symbol] * len(minutes), "ts": ts})
+    return pl.DataFrame({"symbol": pl.Series([symbol] * len(minutes), dtype=pl.String), "ts": ts})
 
 
 def told(found: pl.DataFrame) -> list[int]:
@@ -96,3 +96,32 @@ def test_a_cap_holds_what_a_trailing_quantile_overruns() -> None:
         pl.col("gap").fill_null(value=True)
     )
     assert opening.group_by(pl.col("ts").dt.date()).len()["len"].max() <= 2  # type: ignore[operator]
+
+
+def said(p: list[float | None], first: int = 0) -> pl.DataFrame:
+    return alerts(list(range(first, first + len(p)))).with_columns(pl.Series("p_60m", p, dtype=pl.Float64))
+
+
+def trailing(earlier: pl.DataFrame) -> Trailing:
+    return Trailing(0.25, 4, 4, earlier.rename({"p_60m": "score"}))
+
+
+def test_a_trailing_threshold_takes_the_place_of_the_fixed_one_once_enough_was_said() -> None:
+    """Share .25 of four: their .75 quantile, higher neighbour. Of 1 2 3 4 that is 4, of 2 3 4 9 it is 9."""
+    found = AlertPolicy(9, 1, trailing=trailing(said([]))).alerted(said([1.0, 2.0, 3.0, 4.0, 9.0, 8.0]), 3.5)
+    assert found["p_threshold"].to_list() == [3.5, 3.5, 3.5, 3.5, 4.0, 9.0]
+    assert found["model_alert"].to_list() == [False, False, False, True, True, False]
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_trailing_threshold_in_two_runs_is_that_of_one(cut: int) -> None:
+    p = [0.1, 0.2, 0.3, None, 0.2, 0.9, 0.1, 0.4, 0.8, 0.8, 0.1, 0.9]
+    whole = AlertPolicy(9, 1, trailing=trailing(said([]))).alerted(said(p), 0.5)
+    late = AlertPolicy(9, 1, trailing=trailing(said(p[:cut]))).alerted(said(p[cut:], cut), 0.5)
+    assert whole[cut:].equals(late)
+
+
+def test_a_symbol_that_said_nothing_yet_keeps_the_fixed_threshold() -> None:
+    other = said([0.1] * 8).with_columns(symbol=pl.lit("B"))
+    found = AlertPolicy(9, 1, trailing=trailing(other)).alerted(said([0.6, 0.4]), 0.5)
+    assert found["p_threshold"].to_list() == [0.5, 0.5]

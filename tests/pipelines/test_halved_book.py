@@ -1,9 +1,8 @@
 """Halve the raw book and nothing else: no probability and no surprise falls, from raw rows of depth to the last score.
 
-The market is that of test_metamorphic with UNIT times its book, orders and fuel: far above the floors of the features,
-so that a book that was always half has the same shape, past and motion but for SAME. A tree may cut between two
-roundings of one number; where no row may fall these features are taken as the same. What does fall is named below: a
-ratio of flow to book is not a size of the book.
+The market is that of test_metamorphic with UNIT times its book, orders and fuel: large against whole dollars, so that a
+book that was always half has the same shape, past and motion but for SAME. A tree may cut between two roundings of one
+number; where no row may fall these features are taken as the same.
 """
 
 from collections.abc import Mapping
@@ -34,8 +33,6 @@ SAME = 1e-3  # in the feature's own unit
 NEVER_SILENT = Limits(1.0, 1.0)
 SEEDS = range(3)
 QUICK = TreeSettings(rounds=60, leaf_rows_min=3, l2=1.0, negative_share=1.0)
-FLOW_OVER_BOOK = "net_fleeting_5"  # where more is added than cancelled, half a book fills faster
-FLOW_OF_BOOK = "cancel_to_trade_5"  # half of every level is half of every cancel, and trades are what they were
 
 
 @dataclass(frozen=True)
@@ -45,16 +42,13 @@ class Books:
     whole: pl.DataFrame
     half: pl.DataFrame
 
-    def without(self, *names: str) -> "Books":
-        return Books(self.whole.drop(names), self.half.drop(names))
-
 
 def _times(rows: pl.LazyFrame, column: str) -> pl.LazyFrame:
     return rows.with_columns(pl.col(column) * UNIT)
 
 
 @cache
-def all_books() -> Books:
+def books() -> Books:
     raw = {symbol: dict(market._raw(symbol)) for symbol in market.SYMBOLS}
     for own in raw.values():
         own["book_events"] = _times(own["book_events"], "qty")
@@ -69,11 +63,6 @@ def all_books() -> Books:
         return feature_matrix(bars, structure, norms=norms, since=market.SINCE)
 
     return Books(features(market.END), features(market.TODAY))
-
-
-@cache
-def books() -> Books:
-    return all_books().without(FLOW_OVER_BOOK)
 
 
 @cache
@@ -94,16 +83,14 @@ def _falling(found: Books, by_more_than: float) -> set[str]:
     return {name for name, most in zip(MONOTONE, fall, strict=True) if most is not None and most > by_more_than}  # type: ignore[operator]
 
 
-def test_of_all_features_only_a_flow_over_the_book_moves_away_from_risk() -> None:
-    assert _falling(all_books(), SAME) == {FLOW_OVER_BOOK}
+def test_no_feature_moves_away_from_risk() -> None:
+    assert _falling(books(), SAME) == set()
 
 
-def test_where_the_book_is_told_by_levels_only_its_own_cancels_over_trades_move_away_from_risk() -> None:
-    """By log 2: every message of the book is halved with it."""
+def test_none_does_where_the_book_is_told_by_levels_and_every_message_of_it_is_halved_too() -> None:
+    """But for what 10,000 USD of flow in the ratios of dollars hide."""
     levels = Books(market._from_levels(1.0), market._from_levels(0.5))
-    assert _falling(levels, 0.005) == {FLOW_OF_BOOK}
-    fall = levels.whole[FLOW_OF_BOOK] - levels.half[FLOW_OF_BOOK]
-    assert fall.to_list() == pytest.approx([np.log(2)] * 30, abs=0.01)
+    assert _falling(levels, 0.005) == set()
 
 
 # --- probabilities ---

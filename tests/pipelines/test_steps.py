@@ -18,7 +18,7 @@ from pipelines.guard import add_resets, audit_path, explain_decision, explain_se
 from pipelines.labels import label_events
 from pipelines.lake import Lake
 from pipelines.matrix import build_features
-from pipelines.score import _episodes, score_venue
+from pipelines.score import _episodes, _reference, score_venue
 from pipelines.simulate import simulate_venue, venue_settings
 from pipelines.times import Interval
 from tests.pipelines.conftest import World
@@ -240,3 +240,54 @@ def test_the_length_of_an_episode_is_told_in_minutes_whatever_the_bars(bar_s: in
     rows = {"symbol": "A", "ts": ts, "alert": True, "lead_family": "crowding", "reasons": "crowding 4.0"}
     found = _episodes(pl.DataFrame(rows), 60, bar_s)
     assert [(one["alerts"], one["minutes"]) for one in found] == [(3, minutes)]
+
+
+def _detector(world: World, **chosen: object) -> Config:
+    return world.config.model_copy(update={"detector": world.config.detector.model_copy(update=chosen)})
+
+
+@pytest.mark.parametrize("kind", ["ecod", "ensemble"])
+def test_another_judge_scores_the_lake_with_reasons_from_families(
+    world: World, copied: Callable[[], Lake], kind: str
+) -> None:
+    lake = copied()
+    summary = score_venue(lake, world.venue, world.interval, _detector(world, kind=kind))
+    late = rows(lake, "scores").filter(pl.col("ts") > world.interval.start + timedelta(hours=12))
+    before = rows(world.lake, "scores").filter(pl.col("ts") > world.interval.start + timedelta(hours=12))
+    assert late["anomaly"].null_count() == 0
+    assert not late["anomaly"].equals(before["anomaly"])
+    assert summary.alerts > 0
+    assert late.filter(pl.col("alert"))["reasons"].null_count() < late["alert"].sum()
+    again = score_venue(lake, world.venue, world.interval, _detector(world, kind=kind))
+    assert again.detector_uri == summary.detector_uri
+
+
+def test_a_trailing_reference_lies_before_the_interval_and_scores_all_of_it(
+    world: World, copied: Callable[[], Lake]
+) -> None:
+    lake, config = copied(), _detector(world, reference="trailing", reference_h=12.0, gap_min=60)
+    start = world.interval.start + timedelta(hours=20)
+    summary = score_venue(lake, world.venue, Interval(start, world.interval.end), config)
+    assert summary.reference == str(Interval(start - timedelta(hours=13), start - timedelta(hours=1)))
+    scored = rows(lake, "scores").filter(pl.col("ts") > start)
+    assert scored.height > 0
+    assert scored["anomaly"].null_count() == 0
+
+
+def test_cascades_are_no_part_of_a_trailing_reference(world: World, copied: Callable[[], Lake]) -> None:
+    lake = copied()
+    span = Interval(world.interval.start + timedelta(hours=2), world.interval.start + timedelta(hours=14))
+    label = world.config.label.model_copy(update={"fall_pct": 0.01, "sigmas": 0.0, "refractory_min": 1})
+    config = _detector(world, reference="trailing").model_copy(update={"label": label})
+    inside = label_events(lake, world.venue, span, config).events
+    kept, every = _reference(lake, world.venue, span, config), _reference(lake, world.venue, span, world.config)
+    assert inside
+    assert 0 < kept.height < every.height
+    for event in inside:
+        during = kept.filter(pl.col("symbol") == event["symbol"], pl.col("ts").is_between(event["onset"], event["end"]))
+        assert during.is_empty()
+
+
+def test_a_trailing_reference_that_reaches_before_the_lake_is_refused(world: World, copied: Callable[[], Lake]) -> None:
+    with pytest.raises(InputError, match="reaches before the first row"):
+        score_venue(copied(), world.venue, world.interval, _detector(world, reference="trailing"))

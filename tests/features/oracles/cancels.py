@@ -63,7 +63,8 @@ def cancel_tail_5(past: Past, t: int) -> Value:
 
 
 def cancel_to_trade_5(past: Past, t: int) -> Value:
-    return _log_ratio(_cancelled(past, t, past.bars(5)), total(past.window("volume_usd", t, past.bars(5))))
+    cancelled, trades = (total(past.window(name, t, past.bars(5))) for name in ("cancels", "trades"))
+    return None if cancelled is None or trades is None else math.log((cancelled + 1) / (trades + 1))
 
 
 def cancel_to_add_5(past: Past, t: int) -> Value:
@@ -86,7 +87,7 @@ def net_fleeting_5(past: Past, t: int) -> Value:
     stood = added(past.at("depth_bid_100bps_usd", t - bars), past.at("depth_ask_100bps_usd", t - bars))
     if cancelled is None or came is None or stood is None:
         return None
-    return clip((cancelled - came) / max(stood, 1_000), -100.0, 100.0)
+    return clip((cancelled - came) / max(stood, 1), 0.0, 100.0)
 
 
 def cancel_side_5(past: Past, t: int) -> Value:

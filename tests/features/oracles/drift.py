@@ -16,7 +16,7 @@ def _log(value: Value) -> Value:
 
 def _thinner(past: Past, i: int, band: int) -> Value:
     bid, ask = (past.at(f"depth_{side}_{band}bps_usd", i) for side in ("bid", "ask"))
-    return None if bid is None or ask is None else _log(min(bid, ask) + 1_000)
+    return None if bid is None or ask is None else _log(min(bid, ask) + 1)
 
 
 def _touch(past: Past, i: int) -> Value:

@@ -7,7 +7,7 @@ import numpy as np
 
 from tests.features.oracles.past import Oracle, Past, Value, added, clip, log_return, score, total, whole
 
-D, F = 1_000, 10_000
+D, F = 1, 10_000
 
 
 def _oi_change(past: Past, t: int, bars: int) -> Value:

@@ -19,7 +19,7 @@ from tests.features.oracles.past import (
     whole,
 )
 
-D, F = 1_000, 10_000
+D, F = 1, 10_000
 BANDS = (20, 100, 200, 500)
 SIDES = ("bid", "ask")
 
