@@ -15,7 +15,7 @@ from features import cancels, context, crowding, drift, health, leverage, struct
 from features.exact import collecting
 from features.feature import Feature, Step, Tail
 
-CATALOGUE_VERSION = 2
+CATALOGUE_VERSION = 3
 
 
 @dataclass(frozen=True)

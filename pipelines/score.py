@@ -170,11 +170,22 @@ def _record(detector: Detector, config: Config, tags: dict[str, str]) -> Record:
     )
 
 
+def unfit(model: WarningModel, bar_s: int) -> str:
+    """Why the model may not be asked here, "" where it may: it was made for other bars, or learned other features."""
+    made_for = model.metadata.get("bar_s", BAR_S)
+    if made_for != bar_s:
+        return f"was made for bars of {made_for} s, these are of {bar_s} s"
+    learned = model.metadata.get("catalogue", CATALOGUE_VERSION)
+    if learned != CATALOGUE_VERSION:
+        return f"learned the features of catalogue {learned}, these are of {CATALOGUE_VERSION}"
+    return ""
+
+
 def champion(registry: Registry, bar_s: int) -> tuple[WarningModel | None, str | None, str]:
     """The early-warning champion, its address, and a note that says why there is none.
 
-    A registry that is down, a model that cannot be read, that asks for other features or was made for other bars: the
-    model part is silent, with that note; everything else goes on.
+    A registry that is down, a model that cannot be read, that asks for other features, learned other ones or was made
+    for other bars: the model part is silent, with that note; everything else goes on.
     """
     try:
         found = registry.load_warning(columns=NAMES)
@@ -182,10 +193,8 @@ def champion(registry: Registry, bar_s: int) -> tuple[WarningModel | None, str |
         return None, None, str(error)
     if found is None:
         return None, None, "no early-warning model registered"
-    made_for = found[0].metadata.get("bar_s", BAR_S)
-    if made_for != bar_s:
-        return None, None, f"{found[1]} was made for bars of {made_for} s, these are of {bar_s} s: train one for them"
-    return found[0], found[1], ""
+    fault = unfit(found[0], bar_s)
+    return (None, None, f"{found[1]} {fault}: train anew") if fault else (*found, "")
 
 
 def alert_policy(lake: Lake, venue: str, interval: Interval, config: Config, model_uri: str | None) -> AlertPolicy:

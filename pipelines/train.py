@@ -25,6 +25,7 @@ from pipelines.config import Config
 from pipelines.errors import InputError
 from pipelines.model_card import card, plots
 from pipelines.promotion import GateReport, promote, record_gate
+from pipelines.score import unfit
 from pipelines.tracking import (
     CHALLENGER,
     CHAMPION,
@@ -107,7 +108,7 @@ class Standing:
 
 
 def _standing(registry: Registry, bar_s: int) -> Standing:
-    """A champion that this code cannot read, or of other bars, is no reason not to train; it is one not to promote."""
+    """A champion that cannot be read or asked here is no reason not to train; it is one not to promote."""
     try:
         found = registry.load_warning()
     except UnusableModelError as error:
@@ -115,9 +116,8 @@ def _standing(registry: Registry, bar_s: int) -> Standing:
     if found is None:
         return Standing()
     model, uri = found
-    if model.metadata["bar_s"] != bar_s:
-        return Standing(doubt=f"{uri} was made for bars of {model.metadata['bar_s']} s, these are of {bar_s} s")
-    return Standing(model)
+    fault = unfit(model, bar_s)
+    return Standing(doubt=f"{uri} {fault}") if fault else Standing(model)
 
 
 def _certain(model: WarningModel) -> WarningModel:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from features.catalogue import FAMILY_OF, MONOTONE, NOT_OF_THE_MARKET, TAILS
+from features.catalogue import CATALOGUE_VERSION, FAMILY_OF, MONOTONE, NOT_OF_THE_MARKET, TAILS
 from models.bootstrap import average_precision_of, day_index, day_weights
 from models.calibration import Floats
 from models.conformal import best_scores, control_misses
@@ -157,6 +157,7 @@ def _provenance(train: pl.DataFrame, calibrate: pl.DataFrame, fit: Fit, case: Ca
         "seed": case.config.seed,
         "settings": settings,
         "bar_s": case.config.bars.interval_s,
+        "catalogue": CATALOGUE_VERSION,
         "train_events": count_events(train, Y),
         "calibrate_events": count_events(calibrate, Y),
         "train_rows": train.height,

@@ -10,12 +10,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from features.catalogue import CATALOGUE_VERSION
 from models.gate import Check, Probe
 from models.warning import WarningModel
 from pipelines.case import case_of, data_sha256, slices, targets_of
 from pipelines.config import Config, GateConfig, MlflowConfig, WarningConfig
 from pipelines.errors import InputError
 from pipelines.model_card import reliability
+from pipelines.score import champion
 from pipelines.tracking import Registry, RegistryError, UnusableModelError
 from pipelines.train import Trained, TrainSummary, experiment_of, train_case, trained
 from pipelines.trial import ABLATIONS, FoldReport
@@ -201,11 +203,22 @@ def test_a_champion_that_cannot_be_read_stops_no_training_and_stays(tmp_path: Pa
     assert "another format" in summary.gate["sentence"]
 
 
-def test_a_champion_of_other_bars_is_not_compared_and_stays(tmp_path: Path) -> None:
-    other = replace(outcome().model, metadata=dict(outcome().model.metadata) | {"bar_s": 300})
-    summary = train_case(case_of(*market(), CONFIG), Holding(tmp_path, other), TAGS, at=NOW, causality=causal)
+OTHERS = [
+    ({"bar_s": 300}, "was made for bars of 300 s, these are of 60 s"),
+    ({"catalogue": 1}, f"learned the features of catalogue 1, these are of {CATALOGUE_VERSION}"),
+]
+
+
+@pytest.mark.parametrize(("other", "fault"), OTHERS)
+def test_a_champion_of_other_bars_or_features_is_neither_compared_nor_asked_and_stays(
+    tmp_path: Path, other: dict[str, int], fault: str
+) -> None:
+    model = replace(outcome().model, metadata=dict(outcome().model.metadata) | other)
+    summary = train_case(case_of(*market(), CONFIG), Holding(tmp_path, model), TAGS, at=NOW, causality=causal)
     assert summary.alias == "challenger"
-    assert "made for bars of 300 s, these are of 60 s" in summary.gate["sentence"]
+    assert fault in summary.gate["sentence"]
+    assert champion(Holding(tmp_path, model), 60) == (None, None, f"models:/cascadeguard-warning/1 {fault}: train anew")
+    assert champion(Holding(tmp_path, outcome().model), 60)[0] == outcome().model
 
 
 def test_a_registry_that_is_down_does_stop_a_training(tmp_path: Path) -> None:
