@@ -84,20 +84,20 @@ def mean_of(day: Ints, values: Floats) -> Statistic:
     return ratio_of_sums(np.bincount(day, weights=values).astype(np.float64), np.bincount(day).astype(np.float64))
 
 
-def _counted(step: Ints, day: Ints, shape: tuple[int, int]) -> Floats:
+def _counted(step: Ints, day: Ints, shape: tuple[int, int], count: Floats) -> Floats:
     """Rows at or before each step, by day."""
-    cells = np.bincount(step * shape[1] + day, minlength=shape[0] * shape[1]).reshape(shape)
+    cells = np.bincount(step * shape[1] + day, weights=count, minlength=shape[0] * shape[1]).reshape(shape)
     return np.asarray(np.cumsum(cells, axis=0), dtype=np.float64)
 
 
-def average_precision_of(day: Ints, happened: Floats, score: Floats) -> Statistic:
+def average_precision_of(day: Ints, happened: Floats, score: Floats, count: Floats | None = None) -> Statistic:
     """Average precision (`models.metrics.average_precision`) over the rows of the days drawn, NaN without an event.
 
         precision = events at or above / rows at or above,  at each distinct score of an event, counted by day once
         AP        = sum of precision times the gain in recall
 
-    Scores are sorted once; a score without an event adds nothing to recall and needs no step of its own. Counts are
-    whole numbers, hence exact in any order of summation.
+    A row may stand for `count` rows of one score, of which `happened` did. Scores are sorted once; a score without an
+    event adds nothing to recall and needs no step of its own. Counts are whole numbers, hence exact in any order.
 
     Raises ValueError if a score is NaN.
     """
@@ -107,8 +107,9 @@ def average_precision_of(day: Ints, happened: Floats, score: Floats) -> Statisti
     shape = (with_event.size, int(day.max()) + 1)
     step = np.searchsorted(-with_event, -score)  # the first step that takes the row in
     reached = step < with_event.size
-    rows = _counted(step[reached], day[reached], shape)
-    events = _counted(step[happened > 0], day[happened > 0], shape)
+    many = np.ones(score.size) if count is None else count
+    rows = _counted(step[reached], day[reached], shape, many[reached])
+    events = _counted(step[happened > 0], day[happened > 0], shape, happened[happened > 0])
 
     def one_batch(weights: Floats) -> Floats:
         hits, seen = events @ weights.T, rows @ weights.T

@@ -249,7 +249,9 @@ def fit_detector(
     venue = _venue_rows(rows, crowd, 0.0, judge)
     days = reference["ts"].n_unique() * bar_s / 86_400
     threshold, venue_threshold = (
-        budget_threshold(frame.select("symbol", "ts", score="anomaly"), days, budget_per_symbol_day, refractory_min)
+        budget_threshold(
+            frame.select("symbol", "ts", score="anomaly"), days, budget_per_symbol_day, refractory_min, bar_s
+        )
         for frame in (rows, venue)
     )
     minute = pl.col("ts").dt.strftime("%Y-%m-%dT%H:%MZ")

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from models.thresholds import episodes
+from models.evaluation.alarms import HIT, LATE, MISS, judged_episodes, judged_events
 
 LOG_LOSS_FLOOR = 1e-15
 
@@ -149,28 +149,6 @@ class AlarmCount:
         return self.false_alarms / self.symbol_days
 
 
-def _next(left: pl.DataFrame, on: str, right: pl.DataFrame, key: str) -> pl.DataFrame:
-    """`left` with the columns of the first row of `right` of the same symbol at or after `left[on]`."""
-    return left.sort(on).join_asof(
-        right.sort(key),
-        left_on=on,
-        right_on=key,
-        by="symbol",
-        strategy="forward",
-        coalesce=False,
-        check_sortedness=False,  # both were sorted just now
-    )
-
-
-def _outside(alerts: pl.DataFrame, events: pl.DataFrame, refractory_min: int) -> pl.DataFrame:
-    """Alerts that lie neither inside an event nor in its refractory time."""
-    last = alerts.sort("ts").join_asof(
-        events.sort("onset"), left_on="ts", right_on="onset", by="symbol", check_sortedness=False
-    )
-    inside = pl.col("ts") <= pl.col("end") + pl.duration(minutes=refractory_min)
-    return last.filter(~inside.fill_null(False)).select("symbol", "ts")
-
-
 def count_alarms(
     alerts: pl.DataFrame,
     events: pl.DataFrame,
@@ -192,19 +170,17 @@ def count_alarms(
     if not (symbol_days > 0 and lead_min > 0):
         raise ValueError(f"symbol_days and lead_min must be positive, were {symbol_days} and {lead_min}")
     alerts, events = alerts.select("symbol", "ts"), events.select("symbol", "onset", "end")
-    reach = events.with_columns(reach=pl.col("onset") - pl.duration(minutes=horizon_min))
-    first = _next(reach, "reach", alerts, "ts").filter(pl.col("ts") <= pl.col("end"))
-    in_time = pl.col("ts") <= pl.col("onset") - pl.duration(minutes=lead_min)
-    hits = first.filter(in_time).height
-    runs = episodes(_outside(alerts, events, refractory_min), refractory_min)
-    ends = pl.col("end") + pl.duration(minutes=horizon_min)
-    followed = _next(runs, "start", events.select("symbol", "onset"), "onset").filter(pl.col("onset") <= ends)
+    told = judged_events(alerts, events, horizon_min=horizon_min, lead_min=lead_min)
+    runs = judged_episodes(
+        alerts, events, horizon_min=horizon_min, refractory_min=refractory_min, merge_min=refractory_min
+    )
+    count = dict(told.group_by("outcome").len().iter_rows())
     return AlarmCount(
-        events=events.height,
-        hits=hits,
-        late=first.height - hits,
-        missed=events.height - first.height,
+        events=told.height,
+        hits=count.get(HIT, 0),
+        late=count.get(LATE, 0),
+        missed=count.get(MISS, 0),
         episodes=runs.height,
-        false_alarms=runs.height - followed.height,
+        false_alarms=int(runs["false"].sum()),
         symbol_days=symbol_days,
     )

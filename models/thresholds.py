@@ -1,5 +1,7 @@
 """Alert episodes, and the threshold that keeps them within what a desk can look at."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
@@ -31,23 +33,66 @@ def episodes(alerts: pl.DataFrame, refractory_min: int) -> pl.DataFrame:
     )
 
 
-def _at_or_above(values: pl.Series, thresholds: np.ndarray) -> np.ndarray:
-    """How many of `values` are >= each of `thresholds`."""
-    ordered = np.sort(values.to_numpy())
-    return np.asarray(ordered.size - np.searchsorted(ordered, thresholds, side="left"))
+def charges(scores: pl.DataFrame, refractory_min: int) -> pl.DataFrame:
+    """What alerting from each score on would cost: `score, rows, opened, before`, sorted; tables of parts add up.
+
+        rows   = rows with that score
+        opened = those above the highest score of the symbol in (t - refractory_min, t): they may open an episode
+        before = rows that opened, whose highest score before was that
+
+    `scores` has `symbol, ts, score`; null scores are left out. A part must hold whole symbols.
+    """
+    known = scores.select("symbol", "ts", "score").filter(pl.col("score").is_not_nan()).sort("symbol", "ts")
+    before = pl.col("score").rolling_max_by("ts", window_size=f"{refractory_min}m", closed="none")
+    known = known.with_columns(before=before.over("symbol").fill_null(-np.inf))
+    opening = known.filter(pl.col("score") > pl.col("before"))
+    none = {name: pl.lit(0, pl.Int64) for name in ("rows", "opened", "before")}
+    parts = [
+        known.select("score", **none | {"rows": pl.lit(1, pl.Int64)}),
+        opening.select("score", **none | {"opened": pl.lit(1, pl.Int64)}),
+        opening.select(score="before", **none | {"before": pl.lit(1, pl.Int64)}),
+    ]
+    return added(parts)
 
 
-def budget_threshold(scores: pl.DataFrame, days: float, budget_per_symbol_day: float, refractory_min: int) -> float:
+def added(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """One table of `charges` of several."""
+    whole = pl.concat(parts).group_by("score").agg(pl.col("rows", "opened", "before").sum())
+    return whole.sort("score")
+
+
+def threshold_within(charged: pl.DataFrame, allowed: float, refractory_min: int, bar_s: float = 60.0) -> float:
+    """The smallest score from which upwards no score is charged more than `allowed` episodes (see budget_threshold).
+
+    Raises ValueError if there is no score.
+    """
+    if not charged["rows"].sum():
+        raise ValueError("scores must hold at least one score, were all null")
+    at_or_above = charged.reverse().select(pl.col("rows", "opened", "before").cum_sum()).reverse()
+    rows, opened, before = (at_or_above[name].to_numpy() for name in ("rows", "opened", "before"))
+    charge = np.maximum(opened - before, rows * (bar_s / 60 / refractory_min))
+    own = charged["rows"].to_numpy() > 0
+    candidates, charge = charged["score"].to_numpy()[own], charge[own]
+    over = np.flatnonzero(~(charge <= allowed))
+    first_free = int(over[-1]) + 1 if over.size else 0
+    if first_free == candidates.size:
+        return float(np.nextafter(candidates[-1], np.inf))
+    return float(candidates[first_free])
+
+
+def budget_threshold(
+    scores: pl.DataFrame, days: float, budget_per_symbol_day: float, refractory_min: int, bar_s: float = 60.0
+) -> float:
     """The smallest score at which to alert (`score >= threshold`) without overrunning the budget.
 
         allowed         = budget_per_symbol_day * days * symbols
         episodes(theta) = #{rows with m < theta <= score},  m = highest score of the symbol in (t - refractory_min, t)
-        charge(theta)   = max(episodes(theta), rows with score >= theta / refractory_min)
+        charge(theta)   = max(episodes(theta), minutes with score >= theta / refractory_min)
         threshold       = smallest score from which upwards no score is charged more than allowed
 
     The second charge keeps a permanent alarm from passing as one cheap episode: an alarm that lasts costs one more for
-    every refractory time. `scores` has `symbol, ts, score`, one row per minute, over the period the threshold is
-    chosen on; null scores are left out. Where even the highest score overruns (ties), the next number above it.
+    every refractory time. `scores` has `symbol, ts, score`, one row per bar of `bar_s`, over the period the threshold
+    is chosen on; null scores are left out. Where even the highest score overruns (ties), the next number above it.
 
     Raises ValueError if there is no score, or `days`, the budget or `refractory_min` is not positive.
     """
@@ -56,20 +101,9 @@ def budget_threshold(scores: pl.DataFrame, days: float, budget_per_symbol_day: f
             "days, budget_per_symbol_day and refractory_min must be positive, "
             f"were {days}, {budget_per_symbol_day}, {refractory_min}"
         )
-    known = scores.select("symbol", "ts", "score").filter(pl.col("score").is_not_nan()).sort("symbol", "ts")
-    if known.is_empty():
-        raise ValueError("scores must hold at least one score, were all null")
-    before = pl.col("score").rolling_max_by("ts", window_size=f"{refractory_min}m", closed="none")
-    known = known.with_columns(before=before.over("symbol").fill_null(-np.inf))
-    candidates = known["score"].unique().sort().to_numpy()
-    opening = known.filter(pl.col("score") > pl.col("before"))
-    count = _at_or_above(opening["score"], candidates) - _at_or_above(opening["before"], candidates)
-    charge = np.maximum(count, _at_or_above(known["score"], candidates) / refractory_min)
-    over = np.flatnonzero(~(charge <= budget_per_symbol_day * days * known["symbol"].n_unique()))
-    first_free = int(over[-1]) + 1 if over.size else 0
-    if first_free == candidates.size:
-        return float(np.nextafter(candidates[-1], np.inf))
-    return float(candidates[first_free])
+    symbols = scores.filter(pl.col("score").is_not_nan())["symbol"].n_unique()
+    charged = charges(scores, refractory_min)
+    return threshold_within(charged, budget_per_symbol_day * days * symbols, refractory_min, bar_s)
 
 
 def cost_threshold(cost_false_alarm: float, cost_missed: float) -> float:

@@ -179,7 +179,13 @@ def _threshold(model: WarningModel, fit: Fit, case: Case) -> float:
             raise ValueError(f"{control.events} cascades in the threshold slice cannot promise a miss rate")
         return control.threshold
     days = (span.end - span.start) / timedelta(days=1)
-    return budget_threshold(scores, days, chosen.budget_episodes_per_symbol_day, case.config.detector.refractory_min)
+    return budget_threshold(
+        scores,
+        days,
+        chosen.budget_episodes_per_symbol_day,
+        case.config.detector.refractory_min,
+        case.config.bars.interval_s,
+    )
 
 
 # --- judging ---
