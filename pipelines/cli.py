@@ -8,7 +8,7 @@ import structlog
 import typer
 from typer.exceptions import TyperException
 
-from pipelines.commands import data, defend, models, operate, start, training
+from pipelines.commands import data, defend, judge, models, operate, start, training
 from pipelines.errors import InputError
 
 COMMANDS = (  # in the order data flows
@@ -17,7 +17,7 @@ COMMANDS = (  # in the order data flows
         "Data",
         (data.simulate, data.ingest, data.compact, data.retain, data.doctor, data.bars, data.features, data.labels),
     ),
-    ("Models", (training.train, models.models)),
+    ("Models", (training.train, judge.evaluate, models.models)),
     ("Score, guard, report", (operate.score, operate.guard, operate.report)),
     ("Explain and defend", (defend.policy, defend.replay, defend.explain, defend.bands, defend.stress, defend.graph)),
 )

@@ -16,6 +16,7 @@ from models.evaluation.symbol import OneSymbol
 from models.evaluation.usefulness import by_preference
 
 EVENTS_MIN = 5  # below, nothing can be claimed
+TOO_GOOD_AUC = 0.99  # above, a leak is likelier than a forecast
 BUDGETS = (0.1, 0.5, 1.0, 2.0)  # episodes per symbol and day
 SURVIVAL_MIN = (1, 2, 5, 10, 15, 30, 60, 120, 240)
 
@@ -184,7 +185,9 @@ def _by_month(
 
 def _warnings(told: Mapping[str, Any], days: pl.DataFrame) -> tuple[str, ...]:
     events = told["events"]
+    auc = told["roc_auc"]
     said = (
+        (auc is not None and auc > TOO_GOOD_AUC, f"ROC-AUC {auc}: too good; look for an answer among the inputs"),
         (events < EVENTS_MIN, f"{events} events: fewer than {EVENTS_MIN} support no claim"),
         (
             told["uncovered_events"] > 0,
