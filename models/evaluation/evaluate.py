@@ -14,7 +14,7 @@ import polars as pl
 from models.evaluation import tally
 from models.evaluation.figures import BUDGETS, Evaluation, figures
 from models.evaluation.settings import DAY_S, Judging, Settings, Span
-from models.evaluation.symbol import judged_symbol
+from models.evaluation.symbol import OneSymbol, judged_symbol
 from models.thresholds import added, charges, threshold_within
 
 Parts = Callable[[], Iterator[pl.DataFrame]]  # of one symbol each: symbol, ts, score; sorted by ts
@@ -25,13 +25,14 @@ def chosen_thresholds(parts: Parts, settings: Settings, budgets: tuple[float, ..
 
     Raises ValueError where they hold no score.
     """
-    charged, symbol_days = [], 0.0
+    charged: list[pl.DataFrame] = []
+    symbol_days = 0.0
     for part in parts():
         fit = part.filter(pl.col("ts") <= settings.fit_until, pl.col("score").is_not_nan())
         scored = (
             fit if exact or fit.is_empty() else fit.with_columns(pl.Series("score", tally.cut(fit["score"].to_numpy())))
         )
-        charged.append(charges(scored, settings.refractory_min))
+        charged = [added([*charged, charges(scored, settings.refractory_min)])]
         symbol_days += fit.height * settings.bar_s / DAY_S
     whole = added(charged)
     return {
@@ -85,12 +86,15 @@ def evaluate(
     exact = height <= tally.ROWS_EXACT
     fitted = chosen_thresholds(parts, settings, (settings.budget, *BUDGETS), exact) if settings.fit_until else {}
     threshold = settings.threshold if settings.threshold is not None else fitted[settings.budget]
-    judging, found = Judging(settings, settings.policy(threshold), span, exact), []
-    for part in parts():
-        rows = _judged_rows(part, settings, coverage)
-        if rows.height:
-            found.append(judged_symbol(rows, _own(events, rows, judging), judging))
-    return figures(found, judging, fitted)
+    judging = Judging(settings, settings.policy(threshold), span, exact)
+
+    def symbols() -> Iterator[OneSymbol]:
+        for part in parts():
+            rows = _judged_rows(part, settings, coverage)
+            if rows.height:
+                yield judged_symbol(rows, _own(events, rows, judging), judging)
+
+    return figures(symbols(), judging, fitted)
 
 
 def _own(events: pl.DataFrame, rows: pl.DataFrame, judging: Judging) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """The figures of an evaluation: by event, by bar, by month, by symbol, and what they do not support."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,18 @@ class Evaluation:
     warnings: tuple[str, ...] = field(default=())
 
 
-def figures(found: list[OneSymbol], judging: Judging, fitted: Mapping[float, float]) -> Evaluation:
+def figures(symbols: Iterable[OneSymbol], judging: Judging, fitted: Mapping[float, float]) -> Evaluation:
     """All symbols together. `fitted`: threshold by budget, empty where none was chosen."""
+    by_day, fine, found, by_symbol = tally.Gathered(), tally.Gathered(), [], {}
+    for one in symbols:
+        by_day.add(one.tally)
+        fine.add(one.fine)
+        by_symbol[one.symbol] = _of_symbol(one, judging.settings)
+        found.append(replace(one, tally=one.tally.clear(), fine=one.fine.clear()))
     settings, threshold = judging.settings, judging.policy.threshold
     events = pl.concat([one.events for one in found]).sort("onset", "symbol")
     runs = pl.concat([one.episodes for one in found]).sort("start", "symbol")
-    whole = tally.merged([one.tally for one in found])
+    daily, whole = by_day.whole(), fine.whole()
     days = pl.concat([one.days for one in found]).group_by("day").agg(pl.all().sum()).sort("day")
     standing = pl.concat([one.standing for one in found]).group_by("score").agg(pl.col("bars").sum())
     levels, bars_at = (standing[name].to_numpy().astype(np.float64) for name in ("score", "bars"))
@@ -51,7 +57,7 @@ def figures(found: list[OneSymbol], judging: Judging, fitted: Mapping[float, flo
         "alarm_time_share": sum(one.under_alarm for one in found) / bars,
         "area_skill_score": None if diagram is None else diagram.area_skill,
         "area_skill_chance_sd": None if diagram is None else diagram.chance_sd,
-        **_by_bar(whole, days, settings),
+        **_by_bar(whole, daily, days, settings),
         "relative_usefulness": _useful(whole, threshold),
         "circular_shift_p": shift_p(int((events["outcome"] == HIT).sum()), shifted) if events.height else None,
         "nab": {
@@ -64,8 +70,8 @@ def figures(found: list[OneSymbol], judging: Judging, fitted: Mapping[float, flo
         "uncovered_events": sum(one.uncovered for one in found),
         "scored_rows": bars,
         "exact_scores": judging.exact,
-        "by_month": _by_month(events, runs, whole, days, settings),
-        "by_symbol": {one.symbol: _of_symbol(one, settings) for one in found},
+        "by_month": _by_month(events, runs, daily, days, settings),
+        "by_symbol": by_symbol,
     }
     warnings = _warnings(told, days)
     return Evaluation(told | {"warnings": list(warnings)}, events, runs, whole, diagram, warnings)
@@ -105,14 +111,14 @@ def _by_event(events: pl.DataFrame, runs: pl.DataFrame, symbol_days: float, sett
     }
 
 
-def _by_bar(whole: pl.DataFrame, days: pl.DataFrame, settings: Settings) -> dict[str, Any]:
+def _by_bar(whole: pl.DataFrame, daily: pl.DataFrame, days: pl.DataFrame, settings: Settings) -> dict[str, Any]:
     precision, rate = tally.average_precision(whole), tally.prevalence(whole)
     sure = {"replicates": settings.replicates, "seed": settings.seed, "confidence": settings.confidence}
     found: dict[str, Any] = {
         "prevalence": rate,
         "average_precision": precision,
         "average_precision_lift": None if precision is None or not rate else precision / rate,
-        "average_precision_lift_ci": tally.lift_interval(whole, **sure),  # type: ignore[arg-type]  # each its own type
+        "average_precision_lift_ci": tally.lift_interval(daily, **sure),  # type: ignore[arg-type]  # each its own type
         "roc_auc": tally.roc_auc(whole),
         **dict.fromkeys(("brier", "brier_skill", "log_loss", "corp")),
     }
@@ -195,7 +201,7 @@ def _warnings(told: Mapping[str, Any], days: pl.DataFrame) -> tuple[str, ...]:
         ),
         (int(days["improper"].sum()) > 0, "scores are no probabilities: nothing is said of calibration"),
         (told["alarm_time_share"] > 0.5, f"{told['alarm_time_share']:.0%} of the time stands under alarm"),
-        (not told["exact_scores"], f"scores were counted with {tally.SIGNIFICANT} bits of mantissa"),
+        (not told["exact_scores"], f"scores were counted with {tally.FINE} bits of mantissa"),
         (
             told["circular_shift_p"] is not None and told["circular_shift_p"] > 0.05,
             "as many hits come by chance in more than 5 % of shifts",

@@ -24,6 +24,7 @@ class OneSymbol:
     events: pl.DataFrame  # symbol, onset, end, outcome, alerted_at, lead_min, standing
     episodes: pl.DataFrame  # symbol, start, end, alerts, onset, false
     tally: pl.DataFrame
+    fine: pl.DataFrame
     standing: pl.DataFrame  # score, bars
     days: pl.DataFrame  # day, rows, scored, squares, log_loss, p_rows, happened
     under_alarm: int
@@ -120,7 +121,8 @@ def judged_symbol(rows: pl.DataFrame, events: pl.DataFrame, judging: Judging) ->
             refractory_min=settings.refractory_min,
             merge_min=settings.refractory_min,
         ),
-        tally=tally.tally(answered, judging.exact),
+        tally=tally.tally(answered, None if judging.exact else tally.COARSE),
+        fine=tally.tally(answered, None if judging.exact else tally.FINE, by_day=False),
         standing=pl.DataFrame({"score": levels}).group_by("score").agg(bars=pl.len().cast(pl.Int64)),
         days=_by_day(answered),
         under_alarm=int(region[place].sum()),

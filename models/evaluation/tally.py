@@ -1,8 +1,8 @@
 """Rows counted by day and score: from that table, which does not grow with rows, ranking and reliability are told.
 
-    tally: day, score, rows, events      one row per day and distinct score
+    tally: day, score, rows, events      one row per day and distinct score; a fine tally has one day for all
 
-Where rows are many, scores are first cut to SIGNIFICANT bits: 256 steps per doubling.
+Where rows are many, scores are first cut: a fine tally keeps FINE bits (16,384 steps per doubling), one by day COARSE.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,7 @@ from models.bootstrap import average_precision_of, day_weights
 Floats = NDArray[np.float64]
 
 ROWS_EXACT = 2_000_000  # up to here a score is counted as it is
-SIGNIFICANT = 8  # bits of the mantissa that are kept beyond
-_KEPT = np.int64(-1) << np.int64(52 - SIGNIFICANT)
+FINE, COARSE = 14, 8  # bits of the mantissa that are kept beyond
 
 
 @dataclass(frozen=True)
@@ -29,20 +28,25 @@ class Curve:
     events: Floats
 
 
-def cut(score: Floats) -> Floats:
-    """Scores with SIGNIFICANT bits of mantissa, towards zero: never out of order, off by less than 0.4 %.
+def cut(score: Floats, bits: int = COARSE) -> Floats:
+    """Scores with `bits` of mantissa, towards zero: never out of order, off by less than one in `2 ** bits`.
 
     >>> cut(np.array([1.0, 1.001, 1.01, -3.0]))
     array([ 1.       ,  1.       ,  1.0078125, -3.       ])
     """
-    return (np.ascontiguousarray(score, dtype=np.float64).view(np.int64) & _KEPT).view(np.float64)
+    kept = np.int64(-1) << np.int64(52 - bits)
+    return (np.ascontiguousarray(score, dtype=np.float64).view(np.int64) & kept).view(np.float64)
 
 
-def tally(rows: pl.DataFrame, exact: bool) -> pl.DataFrame:
-    """The tally of `rows` (`ts, score, happened`); rows without a score or an answer are left out."""
+def tally(rows: pl.DataFrame, bits: int | None, *, by_day: bool = True) -> pl.DataFrame:
+    """The tally of `rows` (`ts, score, happened`), its scores cut to `bits` (None: as they are).
+
+    Rows without a score or an answer are left out. Not `by_day`: one day stands for all.
+    """
     known = rows.filter(pl.col("score").is_not_nan() & pl.col("happened").is_not_null())
-    score = known["score"] if exact else pl.Series("score", cut(known["score"].to_numpy()))
-    counted = known.select(pl.col("ts").dt.date().alias("day"), score, "happened").group_by("day", "score")
+    score = known["score"] if bits is None else pl.Series("score", cut(known["score"].to_numpy(), bits))
+    day = pl.col("ts").dt.date() if by_day else pl.lit(None, pl.Date)
+    counted = known.select(day.alias("day"), score, "happened").group_by("day", "score")
     return counted.agg(rows=pl.len().cast(pl.Int64), events=pl.col("happened").cast(pl.Int64).sum())
 
 
@@ -50,6 +54,23 @@ def merged(parts: list[pl.DataFrame]) -> pl.DataFrame:
     """One tally of several, sorted by day and score."""
     both = pl.concat(parts).group_by("day", "score").agg(pl.col("rows", "events").sum())
     return both.sort("day", "score")
+
+
+class Gathered:
+    """Tallies added one after another: no more than HELD rows wait to be merged."""
+
+    HELD = 4_000_000
+
+    def __init__(self) -> None:
+        self._parts: list[pl.DataFrame] = []
+
+    def add(self, part: pl.DataFrame) -> None:
+        self._parts.append(part)
+        if sum(one.height for one in self._parts) > self.HELD:
+            self._parts = [merged(self._parts)]
+
+    def whole(self) -> pl.DataFrame:
+        return merged(self._parts)
 
 
 def curve(found: pl.DataFrame) -> Curve:
