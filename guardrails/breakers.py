@@ -2,6 +2,7 @@
 
 Every breaker is the same machine (`guardrails.machine`) over one observed quantity. It opens at `enter`, its clean
 condition is `exit`, and whatever keeps the quantity from being observed is its fault: the safe side, with that reason.
+A breaker of scope venue judges one row per minute, symbol `*`, and its verdict counts for every symbol.
 """
 
 from collections.abc import Callable
@@ -15,13 +16,16 @@ from guardrails.facts import UTC_US, Shape
 from guardrails.ladder import ACTIONS, MEANING, REDUCE_ONLY, severity
 from guardrails.policy import FALLING, Breaker, Policy
 
-CLEAR, MISSING = "clear", "missing"
+CLEAR, MISSING, OFF = "clear", "missing", "off"
+SYMBOL, VENUE = "symbol", "venue"
 NEW_CARRY = {"clean_min": 0, "probation_min": None, "latched": False, "present_min": machine.NEVER}
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerRule:
-    """One breaker's own part: `fact` is the column of `market_facts` it judges (its size counts, not its sign)."""
+    """One breaker's own part: `fact` is the column of `market_facts`, or for a venue of `venue_facts`, that it judges
+    (its size counts, not its sign).
+    """
 
     name: str
     fact: str
@@ -31,6 +35,13 @@ class BreakerRule:
     seen: Callable[[Policy], pl.Expr]  # "price moved -7.2 % against its 5-min mean"
     says: Callable[[float], str]  # a threshold in words
     bound: str = "band"  # what its threshold is called
+    needs: tuple[str, ...] = ()  # tables without which it is off where the policy says the venue does not publish them
+    scope: str = SYMBOL
+    at_least: bool = False  # what is observed beside a fault is the least it can be: it may open, it never clears
+
+    def lacks(self, policy: Policy) -> str:
+        """The tables it needs that the venue is declared not to publish, "" where there is none."""
+        return " and ".join(name.replace("_", " ") for name in self.needs if name in policy.inputs.not_published)
 
     def limit(self, rule: Breaker) -> str:
         """The threshold that opens it: "band is 5.0 %"."""
@@ -68,6 +79,74 @@ def _aged(_: Policy) -> pl.Expr:
     return wording.sentence("oldest feed is {} old", wording.seconds_expr(pl.col("feed_age_s")))
 
 
+def _ran(policy: Policy) -> pl.Expr:
+    return wording.sentence(
+        "price moved {} in {} min, {} of the hour before",
+        wording.percent_expr(pl.col("move_horizon")),
+        pl.lit(str(policy.inputs.sigma_horizon_min)),
+        wording.deviations_expr(pl.col("move_sigmas").abs()),
+    )
+
+
+def _forced(policy: Policy) -> pl.Expr:
+    return wording.sentence(
+        "{} liquidated in {} min, {} the median depth within 100 bps",
+        wording.usd_expr(pl.col("liq_window_usd").cast(pl.Float64)),
+        pl.lit(str(policy.inputs.liquidation_window_min)),
+        wording.times_expr(pl.col("liq_per_depth")),
+    )
+
+
+def _closed(policy: Policy) -> pl.Expr:
+    return wording.sentence(
+        "open interest is {} below its {}-min maximum",
+        wording.percent_expr(pl.col("oi_drop")),
+        pl.lit(str(policy.inputs.oi_window_min)),
+    )
+
+
+def _faulty(policy: Policy) -> pl.Expr:
+    return wording.sentence(
+        "the book was crossed, frozen or unchecked in {} of the last {} min",
+        wording.percent_expr(pl.col("book_fault_share")),
+        pl.lit(str(policy.inputs.book_window_min)),
+    )
+
+
+def _feeds_itself(_: Policy) -> pl.Expr:
+    return wording.sentence(
+        "a 1 % move would force {} of what the book within 1 % takes", wording.times_expr(pl.col("loop_gain"))
+    )
+
+
+def _silenced(_: Policy) -> pl.Expr:
+    return wording.sentence("no symbol of the venue was heard for {}", wording.minutes_expr(pl.col("outage_min")))
+
+
+def _depegged(_: Policy) -> pl.Expr:
+    return wording.sentence(
+        "collateral {} is {} below its peg",
+        pl.col("asset").fill_null("of no name"),
+        wording.percent_expr(pl.col("depeg")),
+    )
+
+
+def _drawn(_: Policy) -> pl.Expr:
+    return wording.sentence(
+        "the insurance fund is {} below its 24-h maximum", wording.percent_expr(pl.col("fund_drawdown"))
+    )
+
+
+def _spread(policy: Policy) -> pl.Expr:
+    return wording.sentence(
+        "{} of {} symbols are paused by their own breakers, {} of at least {}",
+        pl.col("tripped").cast(pl.Int64),
+        pl.col("listed").cast(pl.Int64),
+        wording.percent_expr(pl.col("tripped_share")),
+        pl.lit(str(policy.inputs.venue_symbols_min)),
+    )
+
+
 PRICE = ("price_fault",)
 RULES = (
     BreakerRule("price_band", "move_fast", "share", PRICE, "price history short",
@@ -77,10 +156,26 @@ RULES = (
     BreakerRule("price_halt", "move_slow", "share", PRICE, "price history short",
                 _moved("move_slow", "reference_slow_min"), wording.percent),
     BreakerRule("mark_index_divergence", "divergence", "share", ("mark_fault", "index_fault"), "divergence missing",
-                _diverged, wording.percent, "limit"),
+                _diverged, wording.percent, "limit", needs=("index",)),
     BreakerRule("depth_collapse", "depth_ratio", "share", ("depth_fault",), "depth history short",
-                _thinned, wording.percent),
+                _thinned, wording.percent, needs=("depth",)),
     BreakerRule("stale_feed", "feed_age_s", "s", ("feed_fault",), "feed age missing", _aged, wording.seconds, "limit"),
+    BreakerRule("price_band_sigma", "move_sigmas", "sd", PRICE, "price history short", _ran, wording.deviations),
+    BreakerRule("liquidation_rate", "liq_per_depth", "x", ("liq_fault",), "liquidations or depth history short",
+                _forced, wording.times, "limit", needs=("liquidations", "depth")),
+    BreakerRule("oi_drop", "oi_drop", "share", ("oi_fault",), "open interest history short", _closed,
+                wording.percent, "limit", needs=("open_interest",)),
+    BreakerRule("book_fault", "book_fault_share", "share", ("book_fault",), "book history short", _faulty,
+                wording.percent, "limit", needs=("depth",)),
+    BreakerRule("loop_gain", "loop_gain", "x", ("loop_fault",), "loop gain missing", _feeds_itself, wording.times,
+                "limit", needs=("positions", "depth")),
+    BreakerRule("outage", "outage_min", "min", (), "no feed heard", _silenced, wording.minutes, "limit", scope=VENUE),
+    BreakerRule("collateral_depeg", "depeg", "share", ("depeg_fault",), "peg missing", _depegged, wording.percent,
+                "limit", needs=("collateral",), scope=VENUE, at_least=True),
+    BreakerRule("fund_drawdown", "fund_drawdown", "share", ("fund_fault",), "insurance fund missing", _drawn,
+                wording.percent, "limit", needs=("fund",), scope=VENUE),
+    BreakerRule("venue_wide", "tripped_share", "share", (), "no symbol listed", _spread, wording.percent, "limit",
+                scope=VENUE),
 )  # fmt: skip
 
 
@@ -94,13 +189,15 @@ def signals(facts: pl.DataFrame, card: BreakerRule, rule: Breaker) -> pl.DataFra
     falling = card.name in FALLING
     trip = observed <= rule.enter if falling else observed >= rule.enter
     clean = observed >= rule.exit if falling else observed <= rule.exit
-    valid = fault.is_null() & observed.is_finite().fill_null(False)
+    finite = observed.is_finite().fill_null(False)
+    valid = fault.is_null() & finite
+    told = valid | (finite & trip) if card.at_least else valid
     return facts.with_columns(
-        observed=pl.when(valid).then(observed),
-        fault=pl.when(valid).then(None).otherwise(pl.coalesce(fault, pl.lit(card.short))),
-        trip=(valid & trip).fill_null(False),
+        observed=pl.when(told).then(observed),
+        fault=pl.when(told).then(None).otherwise(pl.coalesce(fault, pl.lit(card.short))),
+        trip=(told & trip).fill_null(False),
         clean=(valid & clean).fill_null(False),
-        missing=~valid,
+        missing=~told,
     )
 
 
@@ -132,7 +229,7 @@ def _with_carry(rows: pl.DataFrame, state: pl.DataFrame) -> pl.DataFrame:
     return carried.with_columns(default)
 
 
-def _allowed(leverage_floor: float) -> pl.Expr:
+def allowed(leverage_floor: float) -> pl.Expr:
     """Leverage of new positions under this verdict alone: null where it sets no limit."""
     paused = pl.col("severity") >= severity(REDUCE_ONLY)
     return pl.when(paused).then(0.0).when(pl.col("severity") > 0).then(leverage_floor)
@@ -184,6 +281,33 @@ def _reason(card: BreakerRule, rule: Breaker, policy: Policy) -> pl.Expr:
     )
 
 
+def _told(rows: pl.DataFrame, card: BreakerRule, rule: Breaker, policy: Policy) -> pl.DataFrame:
+    """`rows` with `reason` and `clears_when`. Sentences cost more than verdicts: only rows that need one get one."""
+    words = {"reason": _reason(card, rule, policy), "clears_when": clears_when(card, rule)}
+    numbered = rows.with_row_index("_row")
+    speaking = numbered.filter((pl.col("state") != machine.CLOSED) | pl.col("missing_held"))
+    return numbered.join(
+        speaking.select("_row", **words), on="_row", how="left", maintain_order="left"
+    ).drop("_row")  # fmt: skip
+
+
+def _off(facts: pl.DataFrame, card: BreakerRule, rule: Breaker, after: datetime | None) -> pl.DataFrame:
+    """Verdicts of a breaker whose table the venue does not publish: clear, with a carry as if it had never judged."""
+    nothing: dict[str, pl.DataType | type[pl.DataType]] = {
+        "limit": pl.Float64, "observed": pl.Float64,
+        **dict.fromkeys(("fault", "reason", "clears_when"), pl.String),
+    }  # fmt: skip
+    rows = facts if after is None else facts.filter(pl.col("ts") > after)
+    return rows.select(
+        "venue", "symbol", "ts",
+        rule=pl.lit(card.name), state=pl.lit(OFF), verdict=pl.lit(CLEAR), severity=pl.lit(0, pl.Int64),
+        limit_unit=pl.lit("x of new positions"), threshold=pl.lit(rule.enter), unit=pl.lit(card.unit),
+        reset_authority=pl.lit(rule.reset),
+        **{name: pl.lit(None, dtype) for name, dtype in nothing.items()},
+        **{name: pl.lit(NEW_CARRY[name], dtype) for name, dtype in machine.CARRY.items()},
+    )  # fmt: skip
+
+
 def judge(
     facts: pl.DataFrame,
     card: BreakerRule,
@@ -197,13 +321,18 @@ def judge(
 
     Returns the facts' key with `rule, state, verdict` (clear, missing, tripped), `severity`, `limit` (leverage of new
     positions, null = no limit), `observed, threshold, unit, fault, reason, clears_when, reset_authority` and the carry.
+
+    Where the policy says that the venue does not publish a table the breaker needs, its state is `off` and its verdict
+    clear, whatever `facts` hold.
     """
     rule = policy.breakers[card.name]
+    if card.lacks(policy):
+        return _off(facts, card, rule, after)
     rows = signals(facts, card, rule)
     rows = rows if after is None else rows.filter(pl.col("ts") > after)
     own = state.filter(pl.col("rule") == card.name)
     stepped = machine.step(_with_carry(_with_resets(rows, card.name, resets), own), rule)
-    ranked = stepped.with_columns(severity=_severity(rule))
+    ranked = _told(stepped.with_columns(severity=_severity(rule)), card, rule, policy)
     tripped = pl.col("state") != machine.CLOSED
     return ranked.select(
         "venue", "symbol", "ts",
@@ -211,10 +340,10 @@ def judge(
         state=pl.when(tripped).then("state").when("missing_held").then(pl.lit(MISSING)).otherwise("state"),
         verdict=pl.when(tripped).then(pl.lit("tripped")).when("missing_held").then(pl.lit(MISSING)).otherwise(pl.lit(CLEAR)),
         severity="severity",
-        limit=_allowed(policy.caps.leverage_floor),
+        limit=allowed(policy.caps.leverage_floor),
         limit_unit=pl.lit("x of new positions"),
         observed="observed", threshold=pl.lit(rule.enter), unit=pl.lit(card.unit), fault="fault",
-        reason=_reason(card, rule, policy), clears_when=clears_when(card, rule),
+        reason="reason", clears_when="clears_when",
         reset_authority=pl.lit(rule.reset),
         **{name: pl.col(name) for name in machine.CARRY},
     )  # fmt: skip

@@ -4,17 +4,21 @@ No score enters here: the only inputs are what was observed, what the policy say
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import TypeAlias
 
 import polars as pl
 
-from guardrails import accounts, breakers, caps, machine
-from guardrails.facts import KEY, UTC_US, Shape, checked, facts_on, first_rows, on_every_minute
+from guardrails import accounts, associated, breakers, caps, machine
+from guardrails.facts import ALL, KEY, UTC_US, Shape, checked, facts_on, first_rows, on_every_minute
+from guardrails.known import LOOP_GAIN, with_told
 from guardrails.ladder import ACTIONS
-from guardrails.policy import Policy
+from guardrails.policy import LOOKBACK_MIN, Policy
+from guardrails.venue import venue_facts, with_tripped_share
 
-RULES = (*(card.name for card in breakers.RULES), caps.LEVERAGE_CAP, caps.EXPOSURE_CAP)
+RULES = (*(card.name for card in breakers.RULES), associated.ASSOCIATED, caps.LEVERAGE_CAP, caps.EXPOSURE_CAP)
 LIMITS: Shape = {
     "venue": pl.String,
     "symbol": pl.String,
@@ -33,8 +37,8 @@ LIMITS: Shape = {
 DECISIONS: Shape = {
     "decision_id": pl.String,
     "venue": pl.String,
-    "scope": pl.String,
-    "entity": pl.String,
+    "scope": pl.String,  # symbol, or venue: it counts for every symbol of it
+    "entity": pl.String,  # the symbol; `*` where the scope is the venue
     "ts": UTC_US,
     "rule": pl.String,
     "state_before": pl.String,  # null: the rule had no verdict on this symbol before
@@ -56,15 +60,18 @@ DECISIONS: Shape = {
 }
 STATE: Shape = {
     "venue": pl.String,
-    "symbol": pl.String,
+    "symbol": pl.String,  # `*` for the rules of the venue
     "rule": pl.String,
     "ts": UTC_US,
     "state": pl.String,
     "severity": pl.Int64,
     "limit": pl.Float64,
     **machine.CARRY,
+    "first_ts": UTC_US,  # the symbol's first minute ever: after it, a minute without a bar is a gap
 }
 CLEAR_WORDS = "all rules are clear"
+MINUTE = timedelta(minutes=1)
+Verdicts: TypeAlias = dict[str, pl.DataFrame]  # by rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +89,23 @@ def empty_state() -> pl.DataFrame:
     return pl.DataFrame(schema=STATE)
 
 
-def _starts(bars: pl.DataFrame, state: pl.DataFrame) -> pl.DataFrame:
-    """The first minute to compute for every symbol of `bars` and of `state`: `symbol, start`."""
-    known = state.group_by("symbol").agg((pl.col("ts").max() + pl.duration(minutes=1)).alias("start"))
-    both = pl.concat([first_rows(bars).with_columns(pl.col("start").cast(UTC_US)), known])
-    return both.group_by("symbol").agg(pl.col("start").min()).sort("symbol")
+def _first_minutes(bars: pl.DataFrame, state: pl.DataFrame) -> pl.DataFrame:
+    """The first minute ever of every symbol of `bars` and of `state`: `symbol, first_ts`."""
+    seen = first_rows(bars).select("symbol", first_ts=pl.col("start").cast(UTC_US))
+    known = state.filter(pl.col("symbol") != ALL).select("symbol", first_ts=pl.coalesce("first_ts", "ts"))
+    return pl.concat([seen, known]).group_by("symbol").agg(pl.col("first_ts").min()).sort("symbol")
+
+
+def _starts(firsts: pl.DataFrame, after: datetime | None, since: datetime | None) -> pl.DataFrame:
+    """The first minute to compute for every symbol: `symbol, start`.
+
+    With a state, the first of the `LOOKBACK_MIN` minutes before `since`, or the symbol's own first if that is later: a
+    minute without a bar is a gap there, and must hold back a cap as long as it does in one run over the whole.
+    """
+    if after is None:
+        return firsts.select("symbol", start="first_ts")
+    earliest = min(after + MINUTE, (after if since is None else since) - timedelta(minutes=LOOKBACK_MIN) + MINUTE)
+    return firsts.select("symbol", start=pl.max_horizontal("first_ts", pl.lit(earliest, UTC_US)))
 
 
 def _resume_after(state: pl.DataFrame, since: datetime | None, venue: str) -> datetime | None:
@@ -107,50 +126,87 @@ def _resume_after(state: pl.DataFrame, since: datetime | None, venue: str) -> da
     return after
 
 
-def _judged(
-    facts: pl.DataFrame,
-    policy: Policy,
-    tiers: pl.DataFrame | None,
-    *,
-    state: pl.DataFrame,
-    resets: pl.DataFrame,
-    after: datetime | None,
-) -> dict[str, pl.DataFrame]:
-    """Verdicts by rule, every table with the same rows in the same order."""
-    by_breaker = {
-        card.name: breakers.judge(facts, card, policy, state=state, resets=resets, after=after)
-        for card in breakers.RULES
-    }
-    leverage, exposure = caps.judge(facts, tiers, policy, after)
-    return {**by_breaker, caps.LEVERAGE_CAP: leverage, caps.EXPOSURE_CAP: exposure}
-
-
-def _binding(names: list[str]) -> tuple[pl.Expr, pl.Expr]:
-    """Name and sentence of the rule that decides.
+def _strictest(names: list[str]) -> list[tuple[pl.Expr, str]]:
+    """Per rule of `names` whether it is the one that decides an action; the first that is, is.
 
     The strictest action first; a breach before a missing input; then by name, so that the order of rules is
-    irrelevant. With no action, the first cap that is not clear.
+    irrelevant. None is where every severity is 0.
     """
     rank = {
         name: pl.col(f"{name}:severity") * 2 + (pl.col(f"{name}:verdict") == "tripped").cast(pl.Int64) for name in names
     }
     top = pl.max_horizontal(*rank.values())
-    decides = [((value == top) & (pl.col(f"{rule}:severity") > 0), rule) for rule, value in sorted(rank.items())]
-    decides += [(pl.col(f"{cap}:verdict") != breakers.CLEAR, cap) for cap in (caps.LEVERAGE_CAP, caps.EXPOSURE_CAP)]
-    name, reason = pl.lit("none"), pl.lit(CLEAR_WORDS)
+    return [((value == top) & (pl.col(f"{rule}:severity") > 0), rule) for rule, value in sorted(rank.items())]
+
+
+def _first(decides: list[tuple[pl.Expr, str]]) -> pl.Expr:
+    name = pl.lit("none")
     for condition, rule in reversed(decides):
         name = pl.when(condition).then(pl.lit(rule)).otherwise(name)
+    return name
+
+
+def _own(verdicts: Verdicts) -> pl.DataFrame:
+    """`venue, symbol, ts`, `severity` of the strictest of every symbol's own breakers, and what tells which that is."""
+    wide = _beside(verdicts, ("severity", "verdict"))
+    return wide.with_columns(severity=pl.max_horizontal(*(f"{name}:severity" for name in verdicts)))
+
+
+def _leads(own: pl.DataFrame, names: list[str], policy: Policy) -> pl.DataFrame:
+    """The rows of the symbols that lead others, with the `rule` that decides."""
+    mine = own.filter(pl.col("symbol").is_in(list(policy.associated.leads)))
+    return mine.select("symbol", "ts", "severity", rule=_first(_strictest(names)))
+
+
+def _judged(
+    facts: pl.DataFrame,
+    tables: Mapping[str, pl.DataFrame | None],
+    policy: Policy,
+    *,
+    state: pl.DataFrame,
+    resets: pl.DataFrame,
+    after: datetime | None,
+) -> tuple[Verdicts, Verdicts]:
+    """Verdicts by rule: of the symbols' rules, every table with the same rows in the same order, and of the venue's.
+
+    First every symbol's own breakers; then what follows from them: the venue as a whole and associated symbols.
+    """
+
+    def judged(card: breakers.BreakerRule, rows: pl.DataFrame) -> pl.DataFrame:
+        return breakers.judge(rows, card, policy, state=state, resets=resets, after=after)
+
+    rows = with_told(facts, tables["holdings"], LOOP_GAIN, policy.inputs.positions_age_min_max)
+    symbol = {card.name: judged(card, rows) for card in breakers.RULES if card.scope == breakers.SYMBOL}
+    own = _own(symbol)
+    whole = venue_facts(facts, policy, pegs=tables["pegs"], fund=tables["fund"])
+    whole = with_tripped_share(whole, facts, own, policy)
+    venue = {card.name: judged(card, whole) for card in breakers.RULES if card.scope == breakers.VENUE}
+    leverage, exposure = caps.judge(facts, tables["tiers"], policy, after)
+    symbol[associated.ASSOCIATED] = associated.judge(own, _leads(own, list(symbol), policy), policy)
+    return {**symbol, caps.LEVERAGE_CAP: leverage, caps.EXPOSURE_CAP: exposure}, venue
+
+
+def _binding(names: list[str]) -> tuple[pl.Expr, pl.Expr]:
+    """Name and sentence of the rule that decides. With no action, the first cap that is not clear."""
+    decides = _strictest(names)
+    decides += [(pl.col(f"{cap}:verdict") != breakers.CLEAR, cap) for cap in (caps.LEVERAGE_CAP, caps.EXPOSURE_CAP)]
+    reason = pl.lit(CLEAR_WORDS)
+    for condition, rule in reversed(decides):
         reason = pl.when(condition).then(f"{rule}:reason").otherwise(reason)
-    return name, reason
+    return _first(decides), reason
 
 
-def _wide(verdicts: dict[str, pl.DataFrame]) -> pl.DataFrame:
-    key = verdicts[RULES[0]].select(KEY)
-    columns = [
-        frame.select(pl.col("severity", "verdict", "reason", "limit", "fault").name.prefix(f"{name}:"))
-        for name, frame in sorted(verdicts.items())
-    ]
-    return pl.concat([key, *columns], how="horizontal")
+def _beside(verdicts: Verdicts, columns: tuple[str, ...]) -> pl.DataFrame:
+    """The verdicts' common key, and beside it their columns as `rule:column`."""
+    frames = [frame.select(pl.col(columns).name.prefix(f"{name}:")) for name, frame in sorted(verdicts.items())]
+    return pl.concat([next(iter(verdicts.values())).select(KEY), *frames], how="horizontal")
+
+
+def _wide(symbol: Verdicts, venue: Verdicts) -> pl.DataFrame:
+    """One row per symbol and minute with the verdicts of all rules; the venue's stand on every symbol's row."""
+    columns = ("severity", "verdict", "reason", "limit", "fault")
+    whole = _beside(venue, columns).drop("venue", "symbol")
+    return _beside(symbol, columns).join(whole, on="ts", how="left", maintain_order="left")
 
 
 def _missing_inputs(names: list[str]) -> pl.Expr:
@@ -168,15 +224,15 @@ def _stamp(policy: Policy) -> dict[str, pl.Expr]:
     }
 
 
-def _limits(verdicts: dict[str, pl.DataFrame], policy: Policy) -> pl.DataFrame:
-    names = sorted(verdicts)
-    binding, reason = _binding([card.name for card in breakers.RULES])
+def _limits(symbol: Verdicts, venue: Verdicts, policy: Policy) -> pl.DataFrame:
+    names = sorted([*symbol, *venue])
+    binding, reason = _binding([name for name in names if name not in (caps.LEVERAGE_CAP, caps.EXPOSURE_CAP)])
     worst = pl.max_horizontal(*(f"{name}:severity" for name in names))
     leverage = pl.col(f"{caps.LEVERAGE_CAP}:limit")
     floored = pl.min_horizontal(leverage, policy.caps.leverage_floor)
     reasons = pl.concat_str(*(f"{name}:reason" for name in names), separator=" | ", ignore_nulls=True)
     return (
-        _wide(verdicts)
+        _wide(symbol, venue)
         .with_columns(
             action=worst.replace_strict(list(range(len(ACTIONS))), list(ACTIONS), return_dtype=pl.String),
             leverage_cap=pl.when(worst > 0).then(floored).otherwise(leverage),
@@ -217,16 +273,19 @@ def _changes(name: str, verdict: pl.DataFrame, state: pl.DataFrame, policy: Poli
         pl.col(column).ne_missing(pl.col(f"{column}_before")) for column in ("state", "severity", "limit")
     )
     action = pl.col("severity").replace_strict(list(range(len(ACTIONS))), list(ACTIONS), return_dtype=pl.String)
+    lacking = next((card.lacks(policy) for card in breakers.RULES if card.name == name), "")
+    said = f"{name.replace('_', ' ')} is " + (f"off: {lacking} not published here" if lacking else "clear")
     return compared.filter(changed).with_columns(
-        scope=pl.lit("symbol"), entity="symbol", state_after="state", limit_after="limit", action=action,
-        reason=pl.col("reason").fill_null(f"{name.replace('_', ' ')} is clear"),
+        scope=pl.when(pl.col("symbol") == ALL).then(pl.lit(breakers.VENUE)).otherwise(pl.lit(breakers.SYMBOL)),
+        entity="symbol", state_after="state", limit_after="limit", action=action,
+        reason=pl.col("reason").fill_null(said),
         clears_when=pl.col("clears_when").fill_null("nothing to clear"),
         data_health=pl.when(pl.col("fault").is_null()).then(pl.lit("ok")).otherwise("fault"),
         **_stamp(policy),
     )  # fmt: skip
 
 
-def _decisions(verdicts: dict[str, pl.DataFrame], state: pl.DataFrame, policy: Policy) -> pl.DataFrame:
+def _decisions(verdicts: Verdicts, state: pl.DataFrame, policy: Policy) -> pl.DataFrame:
     changes = pl.concat(
         [_changes(name, frame, state, policy) for name, frame in verdicts.items()], how="diagonal_relaxed"
     )
@@ -235,9 +294,14 @@ def _decisions(verdicts: dict[str, pl.DataFrame], state: pl.DataFrame, policy: P
     return identified.select(pl.col(name).cast(dtype) for name, dtype in DECISIONS.items())
 
 
-def _state_at_end(verdicts: dict[str, pl.DataFrame], end: datetime) -> pl.DataFrame:
+def _state_at_end(verdicts: Verdicts, firsts: pl.DataFrame, end: datetime) -> pl.DataFrame:
     last = pl.concat([frame.filter(pl.col("ts") == end) for frame in verdicts.values()], how="diagonal_relaxed")
-    return last.select(pl.col(name).cast(dtype) for name, dtype in STATE.items()).sort("symbol", "rule")
+    dated = last.join(firsts, on="symbol", how="left")
+    return dated.select(pl.col(name).cast(dtype) for name, dtype in STATE.items()).sort("symbol", "rule")
+
+
+def _on(verdicts: Verdicts, ticks: pl.Series) -> Verdicts:
+    return {name: frame.filter(pl.col("ts").is_in(ticks.implode())) for name, frame in verdicts.items()}
 
 
 def _nothing(state: pl.DataFrame) -> Decided:
@@ -253,6 +317,9 @@ def decide(
     positions: pl.DataFrame | None = None,
     collateral: pl.DataFrame | None = None,
     tiers: pl.DataFrame | None = None,
+    holdings: pl.DataFrame | None = None,
+    pegs: pl.DataFrame | None = None,
+    fund: pl.DataFrame | None = None,
     state: pl.DataFrame | None = None,
     resets: pl.DataFrame | None = None,
     since: datetime | None = None,
@@ -262,14 +329,19 @@ def decide(
     - `bars`: rows of the bars table; with `since`, `LOOKBACK_MIN` minutes before it too, which serve the windows.
     - `positions`, `collateral`: rows of these tables; `collateral` may carry `price_usd` for assets not at par.
     - `tiers`: `symbol, leverage_max`, one row per tier.
+    - `holdings`: `symbol, ts, loop_gain, loop_fault`, USD that a move of 1 % would force per USD of book that takes it;
+      `pegs`: `ts, depeg, depeg_fault, asset`, the share of its peg that the worst collateral in use has lost;
+      `fund`: `ts, fund_drawdown, fund_fault`, the share of the insurance fund's 24-hour maximum that is gone.
+      Each is known at its `ts` and counts until the next row or its age limit; with `since`, the rows of its age limit
+      before it too. Absent, it is missing, unless the policy says that the venue does not publish it.
     - `state`: what the call before returned. Two calls over (a, b] and (b, c] give the rows of one call over (a, c].
     - `resets`: `rule, symbol, ts, by`; symbol `*` means all. A reset counts in its minute only: once cool-down is over.
     - `since`: only rows after it are given out (default: all, or all after the state).
 
     A minute counts when any symbol of the venue has a bar in it; a symbol without one is judged on missing inputs.
 
-    Raises ValueError for bars with null or repeated keys, several venues or times off the minute, and for a state of
-    another venue or later than `since`.
+    Raises ValueError for bars with null or repeated keys, several venues or times off the minute, for `holdings`,
+    `pegs` and `fund` with null or repeated keys, and for a state of another venue or later than `since`.
     """
     carried = empty_state() if state is None else state
     if bars.is_empty():
@@ -279,13 +351,16 @@ def decide(
     end: datetime = bars["ts"].max()  # type: ignore[assignment]  # a datetime: the table is not empty
     if after is not None and end <= after:
         return _nothing(carried)
-    facts = facts_on(on_every_minute(bars, _starts(bars, carried)), policy)
-    judged = _judged(facts, policy, tiers, state=carried, resets=breakers.resets_by_minute(resets, venue), after=after)
+    firsts = _first_minutes(bars, carried)
+    facts = facts_on(on_every_minute(bars, _starts(firsts, after, since)), policy)
+    tables = {"tiers": tiers, "holdings": holdings, "pegs": pegs, "fund": fund}
+    signed = breakers.resets_by_minute(resets, venue)
+    symbol, whole = _judged(facts, tables, policy, state=carried, resets=signed, after=after)
     ticks = bars["ts"].unique().sort()
-    verdicts = {name: frame.filter(pl.col("ts").is_in(ticks.implode())) for name, frame in judged.items()}
-    limits, decisions = _limits(verdicts, policy), _decisions(verdicts, carried, policy)
+    limits = _limits(_on(symbol, ticks), _on(whole, ticks), policy)
+    decisions = _decisions(_on(symbol | whole, ticks), carried, policy)
     if since is not None:
         limits, decisions = limits.filter(pl.col("ts") > since), decisions.filter(pl.col("ts") > since)
     priced = limits.join(facts.select(*KEY, "price"), on=KEY, how="left")
     over = accounts.over_caps(positions, collateral, priced, ticks, policy, since=since if since is not None else after)
-    return Decided(limits.sort(KEY), decisions, over, _state_at_end(judged, end))
+    return Decided(limits.sort(KEY), decisions, over, _state_at_end(symbol | whole, firsts, end))

@@ -18,6 +18,7 @@ Shape: TypeAlias = dict[str, pl.DataType | type[pl.DataType]]  # column names an
 
 UTC_US = pl.Datetime("us", "UTC")
 KEY = ("venue", "symbol", "ts")
+ALL = "*"  # the symbol of a row about the venue as a whole
 MINUTE = "1m"
 RETURN_UNIT = 1e-7  # squared returns are summed as whole multiples of its square: exact wherever the window starts
 SMALLEST, LARGEST = (
@@ -38,8 +39,11 @@ NUMBERS = (
     "depth_unchanged_s",
     "book_rows_crossed",
     "book_rows_frozen",
+    "oi_base",
     "oi_usd",
     "oi_age_s",
+    "liq_long_usd",
+    "liq_short_usd",
 )
 FEEDS = (  # a feed is published when its value is there; then its age must be there too
     ("close", "trade_age_s"),
@@ -47,6 +51,11 @@ FEEDS = (  # a feed is published when its value is there; then its age must be t
     ("index", "index_age_s"),
     ("depth_bid_100bps_usd", "depth_age_s"),
     ("depth_bid_100bps_usd", "depth_unchanged_s"),
+)
+HEARD = (  # the venue's own voice; its index may come from another venue, and a still book is not a silent one
+    ("close", "trade_age_s"),
+    ("mark", "mark_age_s"),
+    ("depth_bid_100bps_usd", "depth_age_s"),
 )
 
 
@@ -62,10 +71,13 @@ def _numbers(bars: pl.DataFrame) -> pl.DataFrame:
 def checked(bars: pl.DataFrame) -> pl.DataFrame:
     """`bars` after the checks without which a verdict would mean nothing.
 
-    Raises ValueError for a null key, more than one venue, a key that occurs twice, or a `ts` off the full minute.
+    Raises ValueError for a null key, a symbol called `*`, more than one venue, a key that occurs twice, or a `ts` off
+    the full minute.
     """
     if bars.select(pl.any_horizontal(pl.col(KEY).is_null().any())).item():
         raise ValueError("`venue`, `symbol` and `ts` of bars must not be null")
+    if (bars["symbol"] == ALL).any():
+        raise ValueError(f"`symbol` of bars must be a symbol's name, was {ALL}, which stands for all")
     venues = bars["venue"].unique().sort().to_list()
     if len(venues) > 1:
         raise ValueError(f"bars must hold one venue, held {venues}")
@@ -91,7 +103,10 @@ def on_every_minute(bars: pl.DataFrame, starts: pl.DataFrame) -> pl.DataFrame:
 
 
 def _aged(dense: pl.DataFrame) -> pl.DataFrame:
-    """Fill absent rows from the last present one, at most `FILL_MIN` minutes old; their ages grow with the gap."""
+    """Fill absent rows from the last present one, at most `FILL_MIN` minutes old; their ages grow with the gap.
+
+    `listed` says whether there was such a row: a symbol without one is no longer a market of the venue.
+    """
     carried = sorted({name for pair in FEEDS for name in pair})
     row = pl.int_range(pl.len())
     spoke = dense.with_columns(pl.when("present").then(row).alias("source"), row.alias("row"))
@@ -99,7 +114,7 @@ def _aged(dense: pl.DataFrame) -> pl.DataFrame:
     gap_s = (pl.col("row") - pl.col("source")) * 60.0
     taken = [pl.col(name).gather(pl.col("source")) for name in carried]
     aged = [value + gap_s if name.endswith("_s") else value for name, value in zip(carried, taken, strict=True)]
-    return spoke.with_columns(aged).drop("source", "row")
+    return spoke.with_columns(aged, listed=pl.col("source").is_not_null()).drop("source", "row")
 
 
 def _usable(name: str, least: float = 0.0) -> pl.Expr:
@@ -152,6 +167,36 @@ def _feed_fault() -> pl.Expr:
     return pl.coalesce(silent, *missing)
 
 
+def _liq_fault() -> pl.Expr:
+    return (
+        pl.when(pl.any_horizontal(pl.col("liq_long_usd", "liq_short_usd").is_null()))
+        .then(pl.lit("liquidations missing"))
+        .when(~(_usable("liq_long_usd") & _usable("liq_short_usd")))
+        .then(pl.lit("liquidations invalid"))
+    )
+
+
+def _silent_min() -> pl.Expr:
+    """Full minutes since the youngest feed of the symbol was heard; null where none has a usable age."""
+    ages = [pl.when(pl.col(value).is_not_null() & _usable(age)).then(pl.col(age)) for value, age in HEARD]
+    return pl.min_horizontal(*ages).floor().cast(pl.Int64) // 60
+
+
+def _book_at_fault() -> pl.Expr:
+    """1 in a minute whose book was crossed, frozen or unchecked, 0 where it was sound, null where there was none.
+
+    A book whose every row was refused as crossed has no depth either: it is at fault, not only missing.
+    """
+    crossed, frozen = pl.col("crossed").fill_null(False), pl.col("frozen").fill_null(False)
+    unchecked = pl.col("depth_fault").eq_missing(pl.lit("depth unchecked"))
+    return (
+        pl.when(pl.col("present") & (crossed | frozen | unchecked))
+        .then(pl.lit(1, pl.Int64))
+        .when(pl.col("depth_fault").is_null())
+        .then(pl.lit(0, pl.Int64))
+    )
+
+
 def _inputs(dense: pl.DataFrame, inputs: Inputs) -> pl.DataFrame:
     faults = dense.with_columns(
         price_fault=_fault("price", "close", "trade_age_s", inputs.price_age_s_max),
@@ -162,14 +207,22 @@ def _inputs(dense: pl.DataFrame, inputs: Inputs) -> pl.DataFrame:
         crossed=pl.col("book_rows_crossed") > 0,
         frozen=(pl.col("book_rows_frozen") > 0) | (pl.col("depth_unchanged_s") > inputs.depth_unchanged_s_max),
         mark_source=pl.when(pl.col("mark").is_null()).then(pl.lit("last")).otherwise(pl.lit("venue")),
-    ).with_columns(mark_fault=_mark_fault(inputs))
+        liq_fault=_liq_fault(),
+        silent_min=_silent_min(),
+    ).with_columns(mark_fault=_mark_fault(inputs), book_at_fault=_book_at_fault())
+    forced = (pl.col("liq_long_usd") + pl.col("liq_short_usd")).round().cast(pl.Int64, strict=False)
     thinner = pl.min_horizontal("depth_bid_100bps_usd", "depth_ask_100bps_usd")
     return faults.with_columns(
         price=pl.when(pl.col("price_fault").is_null()).then("close"),
         mark=pl.when(pl.col("mark_fault").is_null()).then(pl.coalesce("mark", "close")),
         index=pl.when(pl.col("index_fault").is_null()).then("index"),
         depth_usd=pl.when(pl.col("depth_fault").is_null()).then(thinner),
+        depth_bid_usd=pl.when(pl.col("depth_fault").is_null()).then("depth_bid_100bps_usd"),
+        depth_ask_usd=pl.when(pl.col("depth_fault").is_null()).then("depth_ask_100bps_usd"),
         oi_usd=pl.when(pl.col("oi_fault").is_null()).then("oi_usd"),
+        oi_base=pl.when(pl.col("oi_fault").is_null() & _usable("oi_base")).then("oi_base"),
+        liq_usd=pl.when(pl.col("liq_fault").is_null()).then(forced),
+        book_fault=pl.when(pl.col("book_at_fault").is_null()).then("depth_fault"),
         feed_age_s=pl.when(pl.col("feed_fault").is_null()).then(_oldest_feed()),
         row=pl.int_range(pl.len()).over("symbol"),
     )
@@ -213,6 +266,54 @@ def _depth_normal(inputs: Inputs) -> pl.Expr:
     return pl.col("depth_usd").shift(1).rolling_median(inputs.depth_normal_min, min_samples=samples).over("symbol")
 
 
+def _samples(inputs: Inputs, window_min: int) -> int:
+    """The least number of values with which a window of so many minutes tells anything."""
+    return math.ceil(inputs.samples_share_min * window_min)
+
+
+def _move(inputs: Inputs) -> pl.Expr:
+    """Log return over the horizon, (t - h, t], in whole steps."""
+    horizon = inputs.sigma_horizon_min
+    moved = pl.col("return_steps").rolling_sum(horizon, min_samples=_samples(inputs, horizon)).over("symbol")
+    return pl.when(pl.col("price").is_not_null()).then(moved)
+
+
+def _move_sigma(inputs: Inputs) -> pl.Expr:
+    """Standard deviation of a move over the horizon h, in steps, as the minutes before the horizon had it.
+
+        variance = mean of squared one-minute returns over (t - h - volatility_min, t - h], at least the floor's
+        out[t]   = sqrt(variance x h)
+
+    The move itself is not in it: a fast move cannot widen its own band.
+    """
+    past, window = pl.col("return_steps").shift(inputs.sigma_horizon_min), inputs.volatility_min
+    squares = (past * past).rolling_sum(window, min_samples=1).over("symbol")
+    samples = past.is_not_null().cast(pl.Int64).rolling_sum(window, min_samples=1).over("symbol")
+    floor = (inputs.sigma_floor_1h / RETURN_UNIT) ** 2 / 60
+    variance = pl.max_horizontal(squares / samples, floor)
+    return pl.when(samples >= inputs.samples_share_min * window).then((variance * inputs.sigma_horizon_min).sqrt())
+
+
+def _forced(inputs: Inputs) -> pl.Expr:
+    window = inputs.liquidation_window_min
+    return pl.col("liq_usd").rolling_sum(window, min_samples=_samples(inputs, window)).over("symbol")
+
+
+def _drop(name: str, inputs: Inputs) -> pl.Expr:
+    """How far `name` lies below its maximum over (t - window, t], as a share of it; nothing cannot fall further."""
+    window = inputs.oi_window_min
+    highest = pl.col(name).rolling_max(window, min_samples=_samples(inputs, window)).over("symbol")
+    fell = pl.when(highest > SMALLEST).then((highest - pl.col(name)) / highest)
+    return fell.when(highest.is_not_null() & pl.col(name).is_not_null()).then(0.0)
+
+
+def _book_fault_share(inputs: Inputs) -> pl.Expr:
+    window = inputs.book_window_min
+    faults = pl.col("book_at_fault").rolling_sum(window, min_samples=_samples(inputs, window)).over("symbol")
+    seen = pl.col("book_at_fault").is_not_null().cast(pl.Int64).rolling_sum(window, min_samples=1).over("symbol")
+    return pl.when(pl.col("book_at_fault").is_not_null()).then(faults / seen)
+
+
 def _relative(value: str, base: str) -> pl.Expr:
     """`value / base - 1`, by way of the difference: 90 against 100 is -0.1 to the last bit, as a band must be."""
     return (pl.col(value) - pl.col(base)) / pl.col(base)
@@ -228,19 +329,30 @@ def facts_on(dense: pl.DataFrame, policy: Policy) -> pl.DataFrame:
         reference_slow=_mean_before("price", inputs.reference_slow_min, share),
         volatility_1h=_volatility(inputs),
         depth_normal_usd=_depth_normal(inputs),
+        move=_move(inputs),
+        move_sigma=_move_sigma(inputs),
+        liq_window_usd=pl.when(pl.col("liq_usd").is_not_null()).then(_forced(inputs)),
+        oi_drop=pl.coalesce(_drop("oi_base", inputs), _drop("oi_usd", inputs)),
+        book_fault_share=_book_fault_share(inputs),
     )
+    normal = pl.when(pl.col("depth_normal_usd") > SMALLEST).then("depth_normal_usd")
     return windows.with_columns(
         move_fast=_relative("price", "reference_fast"),
         move_slow=_relative("price", "reference_slow"),
         divergence=_relative("mark", "index").abs(),
         **{name: pl.when(_usable(name)).then(name) for name in NUMBERS if name.endswith("_s")},
-        depth_ratio=pl.col("depth_usd") / pl.when(pl.col("depth_normal_usd") > SMALLEST).then("depth_normal_usd"),
+        depth_ratio=pl.col("depth_usd") / normal,
+        move_horizon=(pl.col("move") * RETURN_UNIT).exp() - 1.0,
+        move_sigmas=pl.col("move") / pl.col("move_sigma"),
+        liq_per_depth=pl.col("liq_window_usd") / normal,
     ).select(
-        *KEY, "present", "price", "reference_fast", "reference_slow", "move_fast", "move_slow",
-        "mark", "mark_source", "index", "divergence", "depth_usd", "depth_normal_usd", "depth_ratio",
+        *KEY, "present", "listed", "silent_min", "price", "reference_fast", "reference_slow", "move_fast", "move_slow",
+        "mark", "mark_source", "index", "divergence", "depth_usd", "depth_bid_usd", "depth_ask_usd",
+        "depth_normal_usd", "depth_ratio",
         "volatility_1h", "oi_usd", "feed_age_s", "trade_age_s", "mark_age_s", "index_age_s", "depth_age_s",
         "depth_unchanged_s", "oi_age_s", "crossed", "frozen",
-        "price_fault", "mark_fault", "index_fault", "depth_fault", "oi_fault", "feed_fault",
+        "move_horizon", "move_sigmas", "liq_window_usd", "liq_per_depth", "oi_drop", "book_fault_share",
+        "price_fault", "mark_fault", "index_fault", "depth_fault", "oi_fault", "feed_fault", "liq_fault", "book_fault",
     )  # fmt: skip
 
 
@@ -258,6 +370,15 @@ def market_facts(bars: pl.DataFrame, policy: Policy) -> pl.DataFrame:
         depth_usd      = thinner side within 100 bps                depth_ratio = depth_usd / median of [t - 240 min, t)
         volatility_1h  = sqrt(sum of squared one-minute log returns over (t - 60 min, t])
         feed_age_s     = age of the oldest published feed
+        move_sigmas    = log return over (t - 5 min, t] / (s x sqrt(5)), s the root mean square of one-minute
+                         returns over (t - 65 min, t - 5 min], at least the floor's
+        liq_per_depth  = dollars liquidated in (t - 5 min, t] / median depth of [t - 240 min, t): of the book as it was,
+                         so that a book that is gone or crossed neither hides forced flow nor counts it twice
+        oi_drop        = 1 - open interest / its maximum over (t - 30 min, t]; in base units where they are told, since
+                         dollars fall with the price though nobody closed
+        book_fault_share = of the minutes of (t - 10 min, t] with a book, the share with a crossed, frozen or
+                         unchecked one
+        silent_min     = full minutes since the youngest feed of the symbol was heard
 
     Windows are policy numbers; the values above are the defaults. A fact is null where an input is missing, not
     finite, out of range, too old, crossed or frozen, and where its window is less than half full. Never NaN.
@@ -266,5 +387,7 @@ def market_facts(bars: pl.DataFrame, policy: Policy) -> pl.DataFrame:
     """
     if bars.is_empty():
         keys: Shape = {"venue": pl.String, "symbol": pl.String, "ts": UTC_US, "present": pl.Boolean}
-        return facts_on(pl.DataFrame(schema=keys | dict.fromkeys(NUMBERS, pl.Float64())), policy)
+        return facts_on(
+            pl.DataFrame(schema=keys | {"listed": pl.Boolean} | dict.fromkeys(NUMBERS, pl.Float64())), policy
+        )
     return facts_on(on_every_minute(checked(bars), first_rows(bars)), policy)

@@ -6,6 +6,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
+from statistics import NormalDist
 from typing import Any, TypeVar
 
 from guardrails.ladder import ACTIONS, severity
@@ -21,6 +22,25 @@ BREAKERS = (
     "mark_index_divergence",
     "depth_collapse",
     "stale_feed",
+    "price_band_sigma",
+    "liquidation_rate",
+    "oi_drop",
+    "book_fault",
+    "loop_gain",
+    "outage",
+    "collateral_depeg",
+    "fund_drawdown",
+    "venue_wide",
+)
+TABLES = (  # what a venue may be declared not to publish
+    "positions",
+    "collateral",
+    "fund",
+    "liquidations",
+    "open_interest",
+    "mark",
+    "index",
+    "depth",
 )
 FALLING = ("depth_collapse",)  # these trip when the observed value falls to `enter`; the others when it rises to it
 
@@ -49,8 +69,12 @@ def _numbers(low: float, high: float) -> Any:
     return field(metadata={"low": low, "high": high, "many": True})
 
 
-def _names() -> Any:
-    return field(metadata={"names": True})
+def _names(among: tuple[str, ...] | None = None, *, least: int = 1) -> Any:
+    return field(metadata={"names": True, "among": among, "least": least})
+
+
+def _lists() -> Any:
+    return field(metadata={"lists": True})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +93,17 @@ class Inputs:
     volatility_min: int = _number(10, 120)
     depth_normal_min: int = _number(10, 360)
     samples_share_min: float = _number(0.1, 1)
+    sigma_horizon_min: int = _number(1, 60)
+    sigma_floor_1h: float = _number(1e-5, 1)
+    band_probability: float = _number(0.9, 0.999999999)
+    liquidation_window_min: int = _number(1, 60)
+    oi_window_min: int = _number(2, 120)
+    book_window_min: int = _number(1, 60)
+    positions_age_min_max: int = _number(1, LOOKBACK_MIN)
+    pegs_age_min_max: int = _number(1, LOOKBACK_MIN)
+    fund_age_min_max: int = _number(1, 10_080)
+    venue_symbols_min: int = _number(1, 1_000)
+    not_published: tuple[str, ...] = _names(TABLES, least=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +119,15 @@ class Breaker:
     missing_action: str = _word(*ACTIONS[1:])
     missing_hold_min: int = _number(1, 1_440)
     reset: str = _word("timer", "person")
+
+
+@dataclass(frozen=True, slots=True)
+class Associated:
+    """Which symbols follow a lead: while its own breakers say reduce_only or stricter, they get at least `action`."""
+
+    action: str = _word(*ACTIONS[1:])
+    missing_action: str = _word(*ACTIONS[1:])
+    leads: Mapping[str, tuple[str, ...]] = _lists()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +169,7 @@ class Policy:
     ttl_min: int
     inputs: Inputs
     breakers: Mapping[str, Breaker]
+    associated: Associated
     caps: Caps
     proposal: ProposalBounds
     sha256: str
@@ -139,17 +184,35 @@ def _number_fault(value: Any, whole: bool, low: float, high: float) -> str | Non
 
 
 def _list_fault(values: Any, spec: Mapping[str, Any]) -> str | None:
-    if not isinstance(values, list) or not values:
-        return f"must be a list with at least one entry, was {values!r}"
-    if "names" in spec:
+    least, among = spec.get("least", 1), spec.get("among")
+    if not isinstance(values, list) or len(values) < least:
+        return f"must be a list{' with at least one entry' if least else ''}, was {values!r}"
+    if among is not None:
+        bad = [value for value in values if value not in among]
+    elif "names" in spec:
         bad = [value for value in values if not isinstance(value, str) or not value]
     else:
         bad = [value for value in values if _number_fault(value, False, spec["low"], spec["high"]) is not None]
     return f"has a bad entry: {bad[0]!r}" if bad else None
 
 
+def _leads_fault(leads: Any) -> str | None:
+    """Why `leads` is not a table of lists; a lead cannot follow itself."""
+    if not isinstance(leads, dict):
+        return f"must be a table, was {leads!r}"
+    for lead, followers in leads.items():
+        fault = _list_fault(followers, {"names": True})
+        if fault is not None:
+            return f"of {lead} {fault}"
+        if lead in followers or len(set(followers)) < len(followers):
+            return f"of {lead} must be other symbols, each once, was {followers!r}"
+    return None
+
+
 def _value_fault(value: Any, spec: Field[Any]) -> str | None:
     rule = spec.metadata
+    if "lists" in rule:
+        return _leads_fault(value)
     if "names" in rule or "many" in rule:
         return _list_fault(value, rule)
     if "allowed" in rule:
@@ -171,11 +234,14 @@ def _section(kind: type[T], where: str, given: Any, violations: list[str]) -> T 
             violations.append(f"`{where}.{name}` {fault}")
     if len(violations) > before:
         return None
-    return kind(**{name: tuple(value) if isinstance(value, list) else _typed(specs[name], value)
-                   for name, value in given.items()})  # fmt: skip
+    return kind(**{name: _typed(specs[name], value) for name, value in given.items()})
 
 
 def _typed(spec: Field[Any], value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: tuple(entries) for name, entries in value.items()}
+    if isinstance(value, list):
+        return tuple(value)
     return float(value) if spec.type is float else value
 
 
@@ -227,7 +293,12 @@ def _caps_faults(caps: Caps) -> list[str]:
 
 
 def _window_faults(inputs: Inputs, caps: Caps) -> list[str]:
-    longest = max(inputs.reference_slow_min, inputs.volatility_min, inputs.depth_normal_min)
+    longest = max(
+        inputs.reference_slow_min,
+        inputs.volatility_min + inputs.sigma_horizon_min,
+        inputs.depth_normal_min,
+        inputs.oi_window_min,
+    )
     needed = longest + FILL_MIN + caps.loosen_hold_min + 1
     faults = [] if needed <= LOOKBACK_MIN else [f"`inputs` windows with `caps.loosen_hold_min` need {needed} minutes "
                                                 f"of bars, at most {LOOKBACK_MIN} are kept"]  # fmt: skip
@@ -237,6 +308,20 @@ def _window_faults(inputs: Inputs, caps: Caps) -> list[str]:
             f"was {inputs.reference_slow_min}"
         )
     return faults
+
+
+def _quantile_faults(inputs: Inputs, breakers: Mapping[str, Breaker]) -> list[str]:
+    """The sigma band must open where a normal says so: two-sided, to two decimals.
+
+    >>> round(NormalDist().inv_cdf((1 + 0.9999999) / 2), 2)
+    5.33
+    """
+    quantile = round(NormalDist().inv_cdf((1 + inputs.band_probability) / 2), 2)
+    enter = breakers["price_band_sigma"].enter if "price_band_sigma" in breakers else quantile
+    return [] if enter == quantile else [
+        f"`breakers.price_band_sigma.enter` must be the normal's quantile {quantile} at "
+        f"band_probability={inputs.band_probability}, was {enter}"
+    ]  # fmt: skip
 
 
 def _breakers(given: Any, violations: list[str]) -> dict[str, Breaker]:
@@ -261,7 +346,7 @@ def parse_policy(text: str) -> Policy:
         given = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PolicyError([f"the policy is not TOML: {error}"]) from None
-    sections = ("version", "ttl_min", "inputs", "breakers", "caps", "proposal")
+    sections = ("version", "ttl_min", "inputs", "breakers", "associated", "caps", "proposal")
     violations = [f"`{name}` is not a setting" for name in sorted(given.keys() - set(sections))]
     for name, high in (("version", 10**9), ("ttl_min", 1_440)):
         fault = _number_fault(given.get(name), True, 1, high)
@@ -269,19 +354,25 @@ def parse_policy(text: str) -> Policy:
             violations.append(f"`{name}` {fault}")
     inputs = _section(Inputs, "inputs", given.get("inputs"), violations)
     breakers = _breakers(given.get("breakers"), violations)
+    associated = _section(Associated, "associated", given.get("associated"), violations)
     caps = _section(Caps, "caps", given.get("caps"), violations)
     proposal = _section(ProposalBounds, "proposal", given.get("proposal"), violations)
     violations += [fault for name, rule in breakers.items() for fault in _breaker_faults(name, rule)]
     violations += _caps_faults(caps) if caps is not None else []
     violations += _window_faults(inputs, caps) if inputs is not None and caps is not None else []
-    if violations or inputs is None or caps is None or proposal is None:
+    violations += _quantile_faults(inputs, breakers) if inputs is not None else []
+    if violations or inputs is None or associated is None or caps is None or proposal is None:
         raise PolicyError(violations)
     content = {
         "version": given["version"],
         "ttl_min": given["ttl_min"],
         "inputs": asdict(inputs),
         "breakers": {name: asdict(rule) for name, rule in breakers.items()},
+        "associated": asdict(associated),
         "caps": asdict(caps),
         "proposal": asdict(proposal),
     }
-    return Policy(given["version"], given["ttl_min"], inputs, breakers, caps, proposal, _content_sha256(content))
+    return Policy(
+        version=given["version"], ttl_min=given["ttl_min"], inputs=inputs, breakers=breakers, associated=associated,
+        caps=caps, proposal=proposal, sha256=_content_sha256(content),
+    )  # fmt: skip

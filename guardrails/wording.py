@@ -36,6 +36,30 @@ def seconds(age_s: float) -> str:
     return f"{age_s:.0f} s"
 
 
+def deviations(sigmas: float) -> str:
+    """
+    >>> deviations(5.33)
+    '5.33 sd'
+    """
+    return f"{sigmas:g} sd"
+
+
+def times(ratio: float) -> str:
+    """
+    >>> times(0.5), times(1.0)
+    ('0.5x', '1x')
+    """
+    return f"{ratio:g}x"
+
+
+def minutes(count: float) -> str:
+    """
+    >>> minutes(5.0)
+    '5 min'
+    """
+    return f"{count:g} min"
+
+
 def percent_expr(share: pl.Expr) -> pl.Expr:
     """
     >>> pl.select(percent_expr(pl.lit(-0.0721))).item()
@@ -50,6 +74,22 @@ def seconds_expr(age_s: pl.Expr) -> pl.Expr:
     '312 s'
     """
     return sentence("{} s", age_s.round(0).cast(pl.Int64, strict=False))
+
+
+def minutes_expr(count: pl.Expr) -> pl.Expr:
+    """
+    >>> pl.select(minutes_expr(pl.lit(7.0))).item()
+    '7 min'
+    """
+    return sentence("{} min", count.cast(pl.Int64, strict=False))
+
+
+def deviations_expr(sigmas: pl.Expr) -> pl.Expr:
+    """
+    >>> pl.select(deviations_expr(pl.lit(8.126))).item()
+    '8.13 sd'
+    """
+    return sentence("{} sd", sigmas.round(2))
 
 
 def times_expr(ratio: pl.Expr) -> pl.Expr:

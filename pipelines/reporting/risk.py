@@ -32,9 +32,12 @@ def _limited(last_limits: pl.DataFrame) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def _binding(force: pl.DataFrame) -> pl.DataFrame:
-    """Per symbol and rule what the binding rule's decision says: its state, since when, what clears it."""
-    return force.select(
+def _binding(force: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
+    """Per symbol and rule what the binding rule's decision says: its state, since when, what clears it.
+
+    A rule of the venue binds every symbol of `keys` that the venue has.
+    """
+    own = force.select(
         "venue",
         symbol="entity",
         binding="rule",
@@ -42,6 +45,9 @@ def _binding(force: pl.DataFrame) -> pl.DataFrame:
         binding_since="since",
         clears="clears_when",
     )
+    whole = own.filter(pl.col("symbol") == "*").drop("symbol")
+    everywhere = whole.join(keys.filter(pl.col("symbol") != "*"), on="venue").select(own.columns)
+    return pl.concat([own, everywhere])
 
 
 def _breakers(force: pl.DataFrame) -> pl.DataFrame:
@@ -80,7 +86,7 @@ def symbol_states(material: Material, found: pl.DataFrame) -> pl.DataFrame:
         .join(limited, on=KEY, how="left")
         .join(alerting, on=KEY, how="left")
         .join(_breakers(force), on=KEY, how="left")
-        .join(_binding(force), on=[*KEY, "binding"], how="left")
+        .join(_binding(force, keys), on=[*KEY, "binding"], how="left")
         .join(strictest, on="venue", how="left")
     )
     breached = pl.col("binding_state").is_in(LATCHED).fill_null(value=False)

@@ -22,12 +22,19 @@ SCHEMA = {
     "depth_bid_100bps_usd": pl.Float64, "depth_ask_100bps_usd": pl.Float64,
     "depth_age_s": pl.Float64, "depth_unchanged_s": pl.Float64,
     "book_rows_crossed": pl.Int64, "book_rows_frozen": pl.Int64,
-    "oi_usd": pl.Float64, "oi_age_s": pl.Float64,
+    "oi_base": pl.Float64, "oi_usd": pl.Float64, "oi_age_s": pl.Float64,
+    "liq_long_usd": pl.Int64, "liq_short_usd": pl.Int64,
 }  # fmt: skip
 CALM = {
     "close": 100.0, "trade_age_s": 1.0, "mark": 100.0, "mark_age_s": 1.0, "index": 100.0, "index_age_s": 1.0,
     "depth_bid_100bps_usd": 40e6, "depth_ask_100bps_usd": 50e6, "depth_age_s": 5.0, "depth_unchanged_s": 5.0,
-    "book_rows_crossed": 0, "book_rows_frozen": 0, "oi_usd": 1e9, "oi_age_s": 60.0,
+    "book_rows_crossed": 0, "book_rows_frozen": 0, "oi_base": 1e7, "oi_usd": 1e9, "oi_age_s": 60.0,
+    "liq_long_usd": 0, "liq_short_usd": 0,
+}  # fmt: skip
+BARS_ONLY = ["positions", "collateral", "fund"]
+SHORT = {
+    "inputs__reference_slow_min": 10, "inputs__volatility_min": 10, "inputs__depth_normal_min": 10,
+    "inputs__oi_window_min": 10, "caps__loosen_hold_min": 5,
 }  # fmt: skip
 
 
@@ -57,8 +64,10 @@ def _messy_bars(seed: int, minutes: int, symbols: tuple[str, ...] = ("A", "B", "
                 1 + dice.gauss(0, 0.002) + (dice.choice((-1, 1)) * dice.uniform(0.02, 0.15) * (dice.random() < 0.006))
             )
             depth = 40e6 * dice.choice((0.3, 0.6, 1.0)) if dice.random() < 0.02 else depth
-            oi *= 1 + dice.gauss(0, 0.01)
-            row = CALM | {"close": price, "mark": price * (1 + dice.gauss(0, 0.004)), "index": price, "oi_usd": oi,
+            oi *= (1 + dice.gauss(0, 0.002)) * (0.8 if dice.random() < 0.005 else 1.0)
+            row = CALM | {"close": price, "mark": price * (1 + dice.gauss(0, 0.004)), "index": price,
+                          "oi_base": oi / 100, "oi_usd": oi,
+                          "liq_long_usd": 3 * 10**7 if dice.random() < 0.01 else 0,
                           "depth_bid_100bps_usd": round(depth * dice.uniform(0.9, 1.1))}  # fmt: skip
             if dice.random() < 0.01:
                 name = dice.choice(list(CALM))
@@ -75,6 +84,12 @@ def _messy_bars(seed: int, minutes: int, symbols: tuple[str, ...] = ("A", "B", "
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
+def _toml(value: Any) -> str:
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    return "{" + ", ".join(f"{json.dumps(key)} = {json.dumps(entries)}" for key, entries in value.items()) + "}"
+
+
 def _edited(text: str, **changes: Any) -> str:
     """The policy text with other values; a key is `section__setting`, a section `breakers.name` is `breakers_name`."""
     wanted, section, lines = dict(changes), "", []
@@ -85,7 +100,7 @@ def _edited(text: str, **changes: Any) -> str:
         key = f"{section}__{name}" if section else name
         if "=" in line and not line.startswith("#") and key in wanted:
             value = wanted.pop(key)
-            line = f"{name} = {json.dumps(value)}"  # noqa: PLW2901  # rewritten on purpose
+            line = f"{name} = {_toml(value)}"  # noqa: PLW2901  # rewritten on purpose
         lines.append(line)
     assert not wanted, f"no such setting: {sorted(wanted)}"
     return "\n".join(lines)
@@ -97,13 +112,19 @@ def policy_text() -> str:
 
 
 @pytest.fixture(scope="session")
-def policy(policy_text: str) -> Policy:
+def shipped(policy_text: str) -> Policy:
     return parse_policy(policy_text)
 
 
 @pytest.fixture(scope="session")
 def policy_with(policy_text: str) -> Callable[..., Policy]:
-    return lambda **changes: parse_policy(_edited(policy_text, **changes))
+    """The shipped policy with other numbers, for a venue that publishes bars and nothing else."""
+    return lambda **changes: parse_policy(_edited(policy_text, **{"inputs__not_published": BARS_ONLY} | changes))
+
+
+@pytest.fixture(scope="session")
+def policy(policy_with: Callable[..., Policy]) -> Policy:
+    return policy_with()
 
 
 @pytest.fixture(scope="session")
@@ -112,11 +133,14 @@ def edited(policy_text: str) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def short_policy(policy_with: Callable[..., Policy]) -> Policy:
+def short_policy_with(policy_with: Callable[..., Policy]) -> Callable[..., Policy]:
     """Short windows, so that a small table shows everything: facts are complete from minute 11 on."""
-    return policy_with(
-        inputs__reference_slow_min=10, inputs__volatility_min=10, inputs__depth_normal_min=10, caps__loosen_hold_min=5
-    )
+    return lambda **changes: policy_with(**SHORT | changes)
+
+
+@pytest.fixture(scope="session")
+def short_policy(short_policy_with: Callable[..., Policy]) -> Policy:
+    return short_policy_with()
 
 
 @pytest.fixture(scope="session")

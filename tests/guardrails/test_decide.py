@@ -34,12 +34,56 @@ def random_resets(seed, bars):
     count = 400
     return pl.DataFrame(
         {
-            "rule": ["price_halt"] * count,
+            "rule": [dice.choice(("price_halt", "venue_wide", "outage")) for _ in range(count)],
             "symbol": [dice.choice(("A", "B", "C", "*")) for _ in range(count)],
             "ts": [dice.choice(stamps) - timedelta(seconds=dice.randint(0, 59)) for _ in range(count)],
             "by": ["risk manager"] * count,
         }
     )
+
+
+EVERYTHING = {"inputs__not_published": [], "associated__leads": {"A": ["B", "C"], "C": ["A"], "gone": ["C"]}}
+
+
+@pytest.fixture(scope="module")
+def whole_policy(policy_with):
+    """Every rule on: nothing is declared away, and symbols follow each other."""
+    return policy_with(**EVERYTHING)
+
+
+@pytest.fixture(scope="module")
+def short_whole_policy(short_policy_with):
+    return short_policy_with(**EVERYTHING)
+
+
+def random_tables(seed, bars):
+    """Loop gains, pegs and the insurance fund at odd moments: faults, and silences longer than their age limit."""
+    dice = random.Random(seed)
+    start, end = bars["ts"].min(), bars["ts"].max()
+    span_s = int((end - start).total_seconds())
+
+    def told(value, fault, center, **key):
+        count = span_s // 2400 + 3
+        stamps = dice.sample(range(-3600, span_s), count)
+        return [
+            {**key, "ts": start + timedelta(seconds=second),
+             value: dice.choice((center * dice.random() * 2, center * dice.random(), None, math.nan)),
+             fault: dice.choice((None, None, None, None, f"{value} unknown"))}
+            for second in stamps
+        ]  # fmt: skip
+
+    gains = [row for symbol in "ABC" for row in told("loop_gain", "loop_fault", 0.7, symbol=symbol)]
+    pegs = [row | {"asset": dice.choice(("USDT", "USDC"))} for row in told("depeg", "depeg_fault", 0.015)]
+    texts = {"loop_fault": pl.String, "depeg_fault": pl.String, "fund_fault": pl.String}
+
+    def table(rows):
+        return pl.DataFrame(rows, schema_overrides={name: kind for name, kind in texts.items() if name in rows[0]})
+
+    return {
+        "holdings": table(gains),
+        "pegs": table(pegs),
+        "fund": table(told("fund_drawdown", "fund_fault", 0.2)),
+    }
 
 
 # --- shape
@@ -51,7 +95,8 @@ def test_every_symbol_has_a_limit_in_every_minute_and_the_tables_have_their_colu
     assert decided.limits.schema == pl.Schema(LIMITS)
     assert decided.decisions.schema == pl.Schema(DECISIONS)
     assert decided.state.schema == pl.Schema(STATE)
-    assert decided.state.height == 2 * len(RULES)
+    by_venue = sum(card.scope == "venue" for card in breakers.RULES)
+    assert decided.state.height == 2 * (len(RULES) - by_venue) + by_venue
     assert (
         decided.limits.select(pl.col("leverage_cap", "exposure_cap_usd", "action", "reason").null_count()).row(0)
         == (0,) * 4
@@ -121,9 +166,11 @@ def test_every_limit_is_as_strict_as_its_strictest_verdict(short_policy, messy_b
     bars = messy_bars(seed, 120)
     decided = decide(bars, short_policy, tiers=TIERS)
     running, halted_seen = {}, set()
-    by_key = {(row["entity"], row["ts"]): [] for row in decided.decisions.iter_rows(named=True)}
+    symbols = ("A", "B", "C")
+    by_key = {(symbol, ts): [] for symbol in symbols for ts in decided.decisions["ts"]}
     for row in decided.decisions.iter_rows(named=True):
-        by_key[row["entity"], row["ts"]].append(row)
+        for symbol in symbols if row["scope"] == "venue" else (row["entity"],):
+            by_key[symbol, row["ts"]].append(row)
     for row in decided.limits.iter_rows(named=True):
         for change in by_key.get((row["symbol"], row["ts"]), ()):
             running[row["symbol"], change["rule"]] = change
@@ -137,14 +184,20 @@ def test_every_limit_is_as_strict_as_its_strictest_verdict(short_policy, messy_b
 
 @settings(max_examples=2, deadline=None)
 @given(seed=seeds)
-def test_the_order_of_rows_and_of_rules_is_irrelevant(short_policy, messy_bars, seed):
+def test_the_order_of_rows_and_of_rules_is_irrelevant(short_whole_policy, messy_bars, seed):
     bars = messy_bars(seed, 80)
-    expected = decide(bars, short_policy, tiers=TIERS)
-    same(decide(bars.sample(fraction=1.0, shuffle=True, seed=seed), short_policy, tiers=TIERS), expected)
+    tables = random_tables(seed, bars)
+
+    def mixed(table):
+        return table.sample(fraction=1.0, shuffle=True, seed=seed)
+
+    expected = decide(bars, short_whole_policy, tiers=TIERS, **tables)
+    more = {name: mixed(table) for name, table in tables.items()}
+    same(decide(mixed(bars), short_whole_policy, tiers=mixed(TIERS), **more), expected)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(breakers, "RULES", tuple(reversed(breakers.RULES)))
         patched.setattr(decide_module, "RULES", tuple(reversed(RULES)))
-        same(decide(bars, short_policy, tiers=TIERS), expected)
+        same(decide(bars, short_whole_policy, tiers=TIERS, **tables), expected)
 
 
 # --- causality and parity
@@ -152,13 +205,14 @@ def test_the_order_of_rows_and_of_rules_is_irrelevant(short_policy, messy_bars, 
 
 @settings(max_examples=6, deadline=None)
 @given(seed=seeds, cut=st.integers(5, 170))
-def test_cutting_the_future_off_changes_nothing_before_the_cut(short_policy, messy_bars, seed, cut):
+def test_cutting_the_future_off_changes_nothing_before_the_cut(short_whole_policy, messy_bars, seed, cut):
     bars = messy_bars(seed, 180)
-    resets = random_resets(seed, bars)
+    resets, tables = random_resets(seed, bars), random_tables(seed, bars)
     end = bars["ts"].min() + timedelta(minutes=cut)
     more = {"tiers": TIERS, "resets": resets, **random_positions(seed, bars)}
-    whole = decide(bars, short_policy, **more)
-    known = decide(bars.filter(pl.col("ts") <= end), short_policy, **more)
+    whole = decide(bars, short_whole_policy, **more, **tables)
+    cut_off = {name: table.filter(pl.col("ts") <= end) for name, table in tables.items()}
+    known = decide(bars.filter(pl.col("ts") <= end), short_whole_policy, **more, **cut_off)
     accounts = whole.account_decisions.filter(pl.col("ts") <= end)
     assert known.account_decisions.rows() == accounts.rows()
     assert known.limits.rows() == whole.limits.filter(pl.col("ts") <= end).rows()
@@ -192,9 +246,10 @@ def split_run(bars, policy, cuts, **more):
     parts, state, since = [], None, None
     for cut in [*cuts, bars["ts"].max()]:
         seen = bars.filter(pl.col("ts") <= cut)
+        told = {name: more[name].filter(pl.col("ts") <= cut) for name in ("holdings", "pegs", "fund") if name in more}
         if since is not None:
             seen = seen.filter(pl.col("ts") > since - timedelta(minutes=LOOKBACK_MIN))
-        decided = decide(seen, policy, state=state, since=since, **more)
+        decided = decide(seen, policy, state=state, since=since, **more | told)
         parts, state, since = [*parts, decided], decided.state, cut
     joined = {
         name: pl.concat([getattr(part, name) for part in parts])
@@ -205,13 +260,15 @@ def split_run(bars, policy, cuts, **more):
 
 @settings(max_examples=3, deadline=None)
 @given(seed=seeds, cuts=st.lists(st.integers(1, 890), min_size=1, max_size=3, unique=True).map(sorted))
-def test_runs_over_parts_give_the_rows_of_one_run_over_the_whole(policy, messy_bars, seed, cuts):
+def test_runs_over_parts_give_the_rows_of_one_run_over_the_whole(whole_policy, messy_bars, seed, cuts):
     bars = messy_bars(seed, 900)
-    resets = random_resets(seed, bars)
+    resets, tables = random_resets(seed, bars), random_tables(seed, bars)
     stamps = [bars["ts"].min() + timedelta(minutes=cut) for cut in cuts]
     more = {"tiers": TIERS, "resets": resets, **random_positions(seed, bars)}
-    whole = decide(bars, policy, **more)
-    parts, state = split_run(bars, policy, stamps, **more)
+    whole = decide(bars, whole_policy, **more, **tables)
+    parts, state = split_run(bars, whole_policy, stamps, **more, **tables)
+    met = set(whole.decisions.filter(pl.col("state_after") == "open")["rule"])
+    assert len(met) >= 8, "a market that shows too little"
     assert parts["limits"].sort("symbol", "ts").rows() == whole.limits.rows()
     assert parts["decisions"].rows() == whole.decisions.rows()
     assert parts["account_decisions"].rows() == whole.account_decisions.rows()
@@ -228,6 +285,19 @@ def test_a_symbol_that_never_comes_back_is_carried_by_the_state(policy, calm_bar
     gone = whole.limits.filter(pl.col("symbol") == "A").row(-1, named=True)
     assert (gone["ts"], gone["action"], gone["leverage_cap"]) == (at(1000), "reduce_only", 2.0)
     assert "price missing" in gone["missing"]
+
+
+@pytest.mark.parametrize("cuts", [(200, 801), (150, 803), (199, 810, 1230)])
+def test_an_outage_longer_than_the_lookback_is_the_same_in_parts(whole_policy, calm_bars, at, cuts):
+    bars = calm_bars(1300, ("A", "B")).filter(~pl.col("ts").is_between(at(201), at(800)))
+    tables = random_tables(3, bars)
+    whole = decide(bars, whole_policy, **tables)
+    parts, state = split_run(bars, whole_policy, [at(cut) for cut in cuts], **tables)
+    assert parts["limits"].sort("symbol", "ts").rows() == whole.limits.rows()
+    assert parts["decisions"].rows() == whole.decisions.rows()
+    assert state.equals(whole.state)
+    outage = whole.decisions.filter(rule="outage").select("ts", "state_after", "observed").rows()
+    assert outage[1:] == [(at(801), "open", 60.0), (at(811), "half_open", 0.0), (at(821), "closed", 0.0)]
 
 
 def test_a_state_of_another_venue_or_of_a_later_time_is_refused(policy, calm_bars, at):
@@ -274,6 +344,7 @@ INPUTS = {  # what a fault in the column must be called somewhere in `missing`
     "index": "index", "index_age_s": "index", "depth_bid_100bps_usd": "depth", "depth_ask_100bps_usd": "depth",
     "depth_age_s": "depth", "depth_unchanged_s": "depth", "book_rows_crossed": "depth", "book_rows_frozen": "depth",
     "oi_usd": "open interest", "oi_age_s": "open interest",
+    "liq_long_usd": "liquidations", "liq_short_usd": "liquidations",
 }  # fmt: skip
 FAULTS = {"null": None, "nan": math.nan, "inf": math.inf, "minus inf": -math.inf, "negative": -5.0, "huge": 1e300}
 
@@ -284,9 +355,7 @@ def judge_fault(calm, row, name, stands_in):
         assert row["action"] == "normal"  # a venue without a mark: the last trade stands in, nothing is missing
         return
     assert row["leverage_cap"] <= 2.0
-    assert row["action"] != "normal" or name.startswith(
-        "oi_"
-    )  # no breaker reads open interest: its cap alone is floored
+    assert row["action"] != "normal"
     assert row["exposure_cap_usd"] <= calm["exposure_cap_usd"]
     assert re.search(INPUTS[name], row["missing"] or row["reasons"])
 

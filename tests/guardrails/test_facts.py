@@ -133,6 +133,82 @@ def test_windows_agree_with_a_loop_and_facts_are_never_nan(short_policy, messy_b
     assert compared > 100
 
 
+def returns_of(prices):
+    """One-minute log returns in steps of 1e-7, each against the last price of the hour before."""
+    found = []
+    for i, price in enumerate(prices):
+        before = next((past for past in reversed(prices[max(0, i - 61) : i]) if past is not None), None)
+        known = price is not None and before is not None
+        found.append(round(math.log(price / before) / 1e-7) if known else None)
+    return found
+
+
+def last_of(values, i, window):
+    return [value for value in values[max(0, i - window + 1) : i + 1] if value is not None]
+
+
+def slow_sigmas(prices, returns, i):
+    """The horizon is 5 minutes, the volatility of the 10 minutes before it, the floor 1 % an hour."""
+    move, past = last_of(returns, i, 5), last_of(returns[: max(0, i - 4)], i - 5, 10)
+    if prices[i] is None or len(move) < 3 or len(past) < 5:
+        return None
+    variance = max(sum(step * step for step in past) / len(past), 1e5**2 / 60)
+    return sum(move) / math.sqrt(5 * variance)
+
+
+def slow_drop(units, i):
+    seen = last_of(units, i, 10)
+    return None if units[i] is None or len(seen) < 5 else (max(seen) - units[i]) / max(seen)
+
+
+def slow_book(minutes, i):
+    seen = last_of(minutes, i, 10)
+    return None if minutes[i] is None or len(seen) < 5 else sum(seen) / len(seen)
+
+
+def slow_forced(dollars, depth_normal, i):
+    seen = last_of(dollars, i, 5)
+    known = dollars[i] is not None and len(seen) >= 3 and depth_normal is not None
+    return sum(seen) / depth_normal if known else None
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_the_facts_of_the_flow_agree_with_a_loop(short_policy, messy_bars, seed):
+    bars = messy_bars(seed, 120)
+    columns = ("oi_base", "liq_long_usd", "liq_short_usd", "book_rows_crossed")
+    facts = market_facts(bars, short_policy).join(
+        bars.select("symbol", "ts", *columns), on=["symbol", "ts"], how="left", maintain_order="left"
+    )
+    compared = dict.fromkeys(("move_sigmas", "oi_drop", "book_fault_share", "liq_per_depth"), 0)
+    for symbol in ("A", "B", "C"):
+        rows = facts.filter(pl.col("symbol") == symbol).to_dicts()
+        prices = [row["price"] for row in rows]
+        returns = returns_of(prices)
+        units = [row["oi_base"] if row["oi_fault"] is None else None for row in rows]
+        # where units are not told, dollars stand in: another test's table
+        in_units = all(row["oi_fault"] is not None or 0 <= (row["oi_base"] or -1) <= 1e15 for row in rows)
+        bad = ("depth unchecked", "depth crossed", "depth frozen")
+        book = [
+            1 if row["present"] and (row["crossed"] or row["frozen"] or row["depth_fault"] in bad)
+            else 0 if row["depth_fault"] is None else None
+            for row in rows
+        ]  # fmt: skip
+        sides = [(row["liq_long_usd"], row["liq_short_usd"]) for row in rows]
+        forced = [None if None in pair or min(pair) < 0 else sum(pair) for pair in sides]
+        for i, row in enumerate(rows):
+            slow = {
+                "move_sigmas": slow_sigmas(prices, returns, i),
+                "oi_drop": slow_drop(units, i) if in_units else row["oi_drop"],
+                "book_fault_share": slow_book(book, i),
+                "liq_per_depth": slow_forced(forced, row["depth_normal_usd"], i),
+            }
+            for name, expected in slow.items():
+                assert row[name] == (None if expected is None else pytest.approx(expected, rel=1e-9, abs=1e-12)), name
+                compared[name] += expected is not None
+    assert min(compared.values()) > 100
+
+
 @pytest.mark.parametrize("mistake", ["two venues", "twice", "off the minute", "null"])
 def test_bars_about_which_nothing_can_be_said_are_refused(policy, calm_bars, mistake):
     bars = calm_bars(2)

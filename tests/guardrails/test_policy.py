@@ -8,9 +8,9 @@ from guardrails.breakers import RULES
 from guardrails.policy import BREAKERS, FALLING, PolicyError, parse_policy
 
 
-def test_the_shipped_policy_is_valid_and_has_every_breaker(policy):
-    assert policy.version == 1
-    assert set(policy.breakers) == set(BREAKERS) == {card.name for card in RULES}
+def test_the_shipped_policy_is_valid_and_has_every_breaker(shipped):
+    assert shipped.version == 1
+    assert set(shipped.breakers) == set(BREAKERS) == {card.name for card in RULES}
 
 
 def test_every_number_of_the_shipped_policy_carries_a_comment(policy_text):
@@ -18,11 +18,11 @@ def test_every_number_of_the_shipped_policy_carries_a_comment(policy_text):
     assert bare == []
 
 
-def test_the_hash_is_of_the_content_not_of_the_text(policy, policy_text, edited):
+def test_the_hash_is_of_the_content_not_of_the_text(shipped, policy_text, edited):
     without_comments = "\n".join(line.split("#")[0] for line in policy_text.splitlines())
-    assert parse_policy(without_comments).sha256 == policy.sha256
-    assert parse_policy(edited(breakers_price_band__enter=0.06)).sha256 != policy.sha256
-    assert re.fullmatch("[0-9a-f]{64}", policy.sha256)
+    assert parse_policy(without_comments).sha256 == shipped.sha256
+    assert parse_policy(edited(breakers_price_band__enter=0.06)).sha256 != shipped.sha256
+    assert re.fullmatch("[0-9a-f]{64}", shipped.sha256)
 
 
 def test_every_violation_is_listed_at_once(policy_text):
@@ -62,6 +62,24 @@ def test_every_violation_is_listed_at_once(policy_text):
         ({"caps__exposure_floor_usd": 30_000_000}, "must hold exposure_floor_usd <= exposure_ceiling_usd"),
         ({"inputs__reference_fast_min": 60}, "must exceed reference_fast_min=60"),
         ({"inputs__depth_normal_min": 360}, "need 451 minutes of bars, at most 420 are kept"),
+        (
+            {"inputs__sigma_horizon_min": 60, "inputs__volatility_min": 120, "caps__loosen_hold_min": 240},
+            "need 541 minutes of bars",
+        ),
+        ({"inputs__not_published": "fund"}, "`inputs.not_published` must be a list, was 'fund'"),
+        ({"inputs__not_published": ["fund", "moon"]}, "`inputs.not_published` has a bad entry: 'moon'"),
+        ({"inputs__not_published": [1]}, "`inputs.not_published` has a bad entry: 1"),
+        ({"inputs__fund_age_min_max": 0}, "must be from 1 to 10080, was 0"),
+        ({"inputs__positions_age_min_max": 421}, "must be from 1 to 420, was 421"),
+        ({"breakers_price_band_sigma__enter": 5.32}, "must be the normal's quantile 5.33"),
+        ({"inputs__band_probability": 0.99}, "must be the normal's quantile 2.58 at band_probability=0.99, was 5.33"),
+        ({"associated__action": "normal"}, "`associated.action` must be one of cautious, reduce_only, halted"),
+        ({"associated__leads": ["A"]}, "`associated.leads` must be a table, was ['A']"),
+        ({"associated__leads": {"A": []}}, "`associated.leads` of A must be a list with at least one entry"),
+        ({"associated__leads": {"A": "B"}}, "`associated.leads` of A must be a list with at least one entry"),
+        ({"associated__leads": {"A": [""]}}, "`associated.leads` of A has a bad entry: ''"),
+        ({"associated__leads": {"A": ["B", "A"]}}, "`associated.leads` of A must be other symbols, each once"),
+        ({"associated__leads": {"A": ["B", "B"]}}, "`associated.leads` of A must be other symbols, each once"),
         ({"proposal__relative_change_max": 1.0}, "must be from 0 to 0.99, was 1.0"),
     ],
 )
@@ -83,3 +101,14 @@ def test_a_breaker_the_code_does_not_know_is_refused(policy_text):
 
 def test_thresholds_that_fall_are_exactly_those_of_the_rules_that_measure_what_is_left():
     assert FALLING == ("depth_collapse",)
+
+
+def test_what_is_not_published_may_be_nothing_and_who_leads_whom_is_kept(edited):
+    parsed = parse_policy(
+        edited(inputs__not_published=["fund", "mark"], associated__leads={"A": ["B", "C"], "B": ["A"]})
+    )
+    assert parsed.inputs.not_published == ("fund", "mark")
+    assert parsed.associated.leads == {"A": ("B", "C"), "B": ("A",)}
+    assert parse_policy(edited()).inputs.not_published == ()
+    assert parse_policy(edited(inputs__not_published=["fund"])).sha256 != parse_policy(edited()).sha256
+    assert parse_policy(edited(associated__leads={"A": ["B"]})).sha256 != parse_policy(edited()).sha256

@@ -1,19 +1,22 @@
 """The package's README is complete: every rule and every number of the policy stands in its table."""
 
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
 import guardrails
+from guardrails.breakers import RULES as RULES_BY_CARD
 from guardrails.decide import RULES
 from guardrails.ladder import ACTIONS, MEANING
+from guardrails.policy import TABLES
 
 README = Path(str(guardrails.__file__)).with_name("README.md").read_text(encoding="utf-8")
 POLICY = tomllib.loads(Path(str(guardrails.__file__)).with_name("policy.toml").read_text(encoding="utf-8"))
 ROWS = {line.split("|")[1].strip().strip("`"): line for line in README.splitlines() if line.startswith("| `")}
 SECTIONS = {"policy": {name: POLICY[name] for name in ("version", "ttl_min")}, "inputs": POLICY["inputs"],
-            "proposal": POLICY["proposal"], **POLICY["breakers"]}  # fmt: skip
+            "proposal": POLICY["proposal"], "associated": POLICY["associated"], **POLICY["breakers"]}  # fmt: skip
 
 
 def said(name, value):
@@ -38,3 +41,9 @@ def test_every_number_of_the_caps_stands_in_the_row_of_a_cap():
 
 def test_every_action_is_explained():
     assert [action for action in ACTIONS if MEANING[action] not in ROWS[action]] == []
+
+
+def test_the_table_of_what_is_off_is_what_the_breakers_need():
+    needed = {table: {card.name for card in RULES_BY_CARD if table in card.needs} for table in TABLES}
+    rows = {line.split("|")[1].strip(): line.split("|")[2] for line in README.splitlines() if line.startswith("| ")}
+    assert {table: set(re.findall(r"`(\w+)`", rows[table])) for table in TABLES} == needed
