@@ -58,12 +58,13 @@ format: $(READY) ## rewrite the code in house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## events to bars, cascades, features, models and evaluation beside the obvious alternatives; ARGS=--full for 5 x the rows and accounts
+bench: $(READY) ## events to bars, cascades, features, models, evaluation and guardrails beside the obvious alternatives; ARGS=--full for 5 x the rows and accounts
 	$(BIN)/python -m tests.bench.bench_bars $(ARGS)
 	$(BIN)/python -m tests.bench.bench_cascade $(ARGS)
 	$(BIN)/python -m tests.bench.bench_features $(ARGS)
 	$(BIN)/python -m tests.bench.bench_models $(ARGS)
 	$(BIN)/python -m tests.bench.bench_evaluate $(ARGS)
+	$(BIN)/python -m tests.bench.bench_guardrails $(ARGS)
 
 clean: ## remove the environment, caches and demo output
 	rm -rf .venv .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks .coverage htmlcov demo-lake

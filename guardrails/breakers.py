@@ -147,6 +147,12 @@ def _spread(policy: Policy) -> pl.Expr:
     )
 
 
+def _crowded(fact: str, whose: str) -> Callable[[Policy], pl.Expr]:
+    return lambda _: wording.sentence(
+        "open interest of {} is {} the depth within 100 bps", pl.lit(whose), wording.times_expr(pl.col(fact))
+    )
+
+
 PRICE = ("price_fault",)
 RULES = (
     BreakerRule("price_band", "move_fast", "share", PRICE, "price history short",
@@ -176,6 +182,11 @@ RULES = (
                 wording.percent, "limit", needs=("fund",), scope=VENUE),
     BreakerRule("venue_wide", "tripped_share", "share", (), "no symbol listed", _spread, wording.percent, "limit",
                 scope=VENUE),
+    BreakerRule("open_interest_cap", "oi_per_book", "x", ("oi_fault", "depth_fault"), "open interest missing",
+                _crowded("oi_per_book", "the symbol"), wording.times, "cap", needs=("open_interest", "depth")),
+    BreakerRule("venue_cap", "venue_oi_per_book", "x", ("venue_fault",), "open interest missing",
+                _crowded("venue_oi_per_book", "all symbols"), wording.times, "cap",
+                needs=("open_interest", "depth")),
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from datetime import datetime
 import polars as pl
 
 from guardrails import wording
+from guardrails.margin import with_add_ons, with_margin
 from guardrails.policy import Caps, Policy
 
 LEVERAGE_CAP, EXPOSURE_CAP = "leverage_cap", "exposure_cap"
@@ -30,11 +31,19 @@ def stepped(value: pl.Expr, steps: Sequence[float]) -> pl.Expr:
     return found.alias(value.meta.output_name())
 
 
-def exposure_steps(caps: Caps) -> tuple[float, ...]:
-    """1, 2 and 5 times every power of ten between floor and ceiling, and these two, falling."""
+def usd_steps(low: float, high: float) -> tuple[float, ...]:
+    """1, 2 and 5 times every power of ten between `low` and `high`, and these two, falling.
+
+    >>> usd_steps(10_000, 60_000)
+    (60000.0, 50000.0, 20000.0, 10000.0)
+    """
     rungs = {float(lead * 10**power) for power in range(13) for lead in (1, 2, 5)}
-    inside = {rung for rung in rungs if caps.exposure_floor_usd < rung < caps.exposure_ceiling_usd}
-    return tuple(sorted(inside | {float(caps.exposure_floor_usd), float(caps.exposure_ceiling_usd)}, reverse=True))
+    return tuple(sorted({rung for rung in rungs if low < rung < high} | {float(low), float(high)}, reverse=True))
+
+
+def exposure_steps(caps: Caps) -> tuple[float, ...]:
+    """The steps of the exposure cap, from its ceiling down to its floor."""
+    return usd_steps(caps.exposure_floor_usd, caps.exposure_ceiling_usd)
 
 
 def with_tiers(facts: pl.DataFrame, tiers: pl.DataFrame | None) -> pl.DataFrame:
@@ -90,18 +99,20 @@ def _leverage_seen(caps: Caps) -> pl.Expr:
     tightest = pl.min_horizontal("by_volatility", "by_depth", "by_oi", "tier_leverage")
     untiered = pl.when(pl.col("tier").is_null()).then(pl.lit("tier unknown, ")).otherwise(pl.lit(""))
     hour = wording.percent_expr(pl.col("volatility_1h"))
-    return (
-        pl.when(pl.col("by_volatility") <= tightest)
+    seen = (
+        pl.when(pl.col("tier_leverage") <= tightest)
+        .then(wording.sentence("{}the tier allows {}", untiered, wording.times_expr(pl.col("tier_leverage"))))
+        .when(pl.col("by_volatility") <= tightest)
         .then(wording.sentence("{}an hour's volatility is {}; margin covers {} of it", untiered, hour,
                         pl.lit(f"{caps.sigmas_covered:g} sd")))
         .when(pl.col("by_depth") <= tightest)
         .then(wording.sentence("{}depth is {} of its median; {} would be full", untiered,
                         wording.percent_expr(pl.col("depth_ratio")), pl.lit(wording.percent(caps.depth_ratio_full))))
-        .when(pl.col("by_oi") <= tightest)
-        .then(wording.sentence("{}open interest is {} the depth within 100 bps; margin rises above {}", untiered,
+        .otherwise(wording.sentence("{}open interest is {} the depth within 100 bps; margin rises above {}", untiered,
                         wording.times_expr(pl.col("oi_per_depth")), pl.lit(f"{caps.oi_per_depth_lower:g}x")))
-        .otherwise(wording.sentence("{}the tier allows {}", untiered, wording.times_expr(pl.col("tier_leverage"))))
     )  # fmt: skip
+    added = wording.sentence("{}; {}", seen, pl.col("add_on_reason"))
+    return pl.coalesce(added, seen)
 
 
 def _held(name: str, caps: Caps) -> pl.Expr:
@@ -109,14 +120,17 @@ def _held(name: str, caps: Caps) -> pl.Expr:
     return pl.col(name).rolling_min(caps.loosen_hold_min + 1, min_samples=1).over("symbol")
 
 
-def leverage_cap(facts: pl.DataFrame, tiers: pl.DataFrame | None, policy: Policy) -> pl.DataFrame:
+def leverage_cap(
+    facts: pl.DataFrame, tiers: pl.DataFrame | None, policy: Policy, pegs: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """The verdict of the leverage cap for every row of `facts`: `limit` is the highest leverage of a new position.
 
-    The tightest of what tier, volatility, depth and open interest allow, down to a step of the ladder; at most
-    `leverage_floor` with an input missing; and no looser than at any minute of the last `loosen_hold_min`.
+    The tightest of what tier, volatility, depth and open interest allow; with the margin add-ons of peg and oracle on
+    top, `1 / (1 / allowed + add_on)`; down to a step of the ladder; at most `leverage_floor` with an input missing; and
+    no looser than at any minute of the last `loosen_hold_min`. `pegs`: `holdings.PEGS`; None: no peg is judged.
     """
     caps = policy.caps
-    parts = with_tiers(facts, tiers).with_columns(
+    parts = with_tiers(with_add_ons(facts, pegs, policy), tiers).with_columns(
         fault=_faults(
             _fault_of("volatility_1h", "price history short", "price_fault"),
             _fault_of("depth_ratio", "depth history short", "depth_fault"),
@@ -124,7 +138,7 @@ def leverage_cap(facts: pl.DataFrame, tiers: pl.DataFrame | None, policy: Policy
         ),
     )
     parts = parts.with_columns(_leverage_parts(caps))
-    allowed = pl.min_horizontal("tier_leverage", "by_volatility", "by_depth", "by_oi")
+    allowed = with_margin(pl.min_horizontal("tier_leverage", "by_volatility", "by_depth", "by_oi"))
     safe = pl.when(pl.col("fault").is_null()).then(allowed).otherwise(pl.min_horizontal(allowed, caps.leverage_floor))
     now = parts.with_columns(now=stepped(safe, caps.leverage_steps)).with_columns(
         limit=_held("now", caps), full=stepped(pl.col("tier_leverage"), caps.leverage_steps)
@@ -196,10 +210,14 @@ def _cap_verdict(
 
 
 def judge(
-    facts: pl.DataFrame, tiers: pl.DataFrame | None, policy: Policy, after: datetime | None
+    facts: pl.DataFrame,
+    tiers: pl.DataFrame | None,
+    policy: Policy,
+    after: datetime | None,
+    pegs: pl.DataFrame | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Verdicts of both caps for the rows with `ts` after `after`; the rows before serve the windows."""
-    verdicts = leverage_cap(facts, tiers, policy), exposure_cap(facts, policy)
+    verdicts = leverage_cap(facts, tiers, policy, pegs), exposure_cap(facts, policy)
     if after is None:
         return verdicts
     leverage, exposure = (verdict.filter(pl.col("ts") > after) for verdict in verdicts)

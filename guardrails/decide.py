@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 import polars as pl
 
-from guardrails import accounts, associated, breakers, caps, machine
+from guardrails import accounts, associated, breakers, caps, exposures, machine
+from guardrails import holdings as observed
 from guardrails.facts import ALL, KEY, UTC_US, Shape, checked, facts_on, first_rows, on_every_minute
 from guardrails.known import LOOP_GAIN, with_told
 from guardrails.ladder import ACTIONS
@@ -158,6 +159,21 @@ def _leads(own: pl.DataFrame, names: list[str], policy: Policy) -> pl.DataFrame:
     return mine.select("symbol", "ts", "severity", rule=_first(_strictest(names)))
 
 
+def _observed(facts: pl.DataFrame, given: Mapping[str, pl.DataFrame | None], policy: Policy) -> dict[str, pl.DataFrame]:
+    """What positions and collateral say where nothing else is `given`; `peg_prices` is what the margin add-on reads."""
+    minutes, (positions, collateral) = (
+        facts["ts"].unique().sort(),
+        (given[name] for name in ("positions", "collateral")),
+    )
+    found = {"peg_prices": observed.pegs(collateral, None, minutes, policy)}
+    if given["holdings"] is None and positions is not None and not positions.is_empty():
+        found["holdings"] = observed.loop_gain(positions, collateral, given["tiers"], facts, policy)
+    if collateral is not None and not collateral.is_empty():
+        found |= {"pegs": found["peg_prices"]} if given["pegs"] is None else {}
+        found |= {"fund": observed.fund(collateral, minutes, policy)} if given["fund"] is None else {}
+    return found
+
+
 def _judged(
     facts: pl.DataFrame,
     tables: Mapping[str, pl.DataFrame | None],
@@ -181,7 +197,7 @@ def _judged(
     whole = venue_facts(facts, policy, pegs=tables["pegs"], fund=tables["fund"])
     whole = with_tripped_share(whole, facts, own, policy)
     venue = {card.name: judged(card, whole) for card in breakers.RULES if card.scope == breakers.VENUE}
-    leverage, exposure = caps.judge(facts, tables["tiers"], policy, after)
+    leverage, exposure = caps.judge(facts, tables["tiers"], policy, after, tables["peg_prices"])
     symbol[associated.ASSOCIATED] = associated.judge(own, _leads(own, list(symbol), policy), policy)
     return {**symbol, caps.LEVERAGE_CAP: leverage, caps.EXPOSURE_CAP: exposure}, venue
 
@@ -328,12 +344,13 @@ def decide(
 
     - `bars`: rows of the bars table; with `since`, `LOOKBACK_MIN` minutes before it too, which serve the windows.
     - `positions`, `collateral`: rows of these tables; `collateral` may carry `price_usd` for assets not at par.
-    - `tiers`: `symbol, leverage_max`, one row per tier.
+    - `tiers`: `symbol, leverage_max, maintenance_rate, deduction_usd`, one row per tier.
     - `holdings`: `symbol, ts, loop_gain, loop_fault`, USD that a move of 1 % would force per USD of book that takes it;
       `pegs`: `ts, depeg, depeg_fault, asset`, the share of its peg that the worst collateral in use has lost;
       `fund`: `ts, fund_drawdown, fund_fault`, the share of the insurance fund's 24-hour maximum that is gone.
       Each is known at its `ts` and counts until the next row or its age limit; with `since`, the rows of its age limit
-      before it too. Absent, it is missing, unless the policy says that the venue does not publish it.
+      before it too. Absent, it is taken from positions and collateral, and without those it is missing, unless the
+      policy says that the venue does not publish it.
     - `state`: what the call before returned. Two calls over (a, b] and (b, c] give the rows of one call over (a, c].
     - `resets`: `rule, symbol, ts, by`; symbol `*` means all. A reset counts in its minute only: once cool-down is over.
     - `since`: only rows after it are given out (default: all, or all after the state).
@@ -352,8 +369,10 @@ def decide(
     if after is not None and end <= after:
         return _nothing(carried)
     firsts = _first_minutes(bars, carried)
-    facts = facts_on(on_every_minute(bars, _starts(firsts, after, since)), policy)
-    tables = {"tiers": tiers, "holdings": holdings, "pegs": pegs, "fund": fund}
+    facts = exposures.with_open_interest(facts_on(on_every_minute(bars, _starts(firsts, after, since)), policy), policy)
+    told = {"holdings": holdings, "pegs": pegs, "fund": fund}
+    given = told | {"positions": positions, "collateral": collateral, "tiers": tiers}
+    tables = given | _observed(facts, given, policy)
     signed = breakers.resets_by_minute(resets, venue)
     symbol, whole = _judged(facts, tables, policy, state=carried, resets=signed, after=after)
     ticks = bars["ts"].unique().sort()

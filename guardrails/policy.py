@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from statistics import NormalDist
@@ -31,6 +32,8 @@ BREAKERS = (
     "collateral_depeg",
     "fund_drawdown",
     "venue_wide",
+    "open_interest_cap",
+    "venue_cap",
 )
 TABLES = (  # what a venue may be declared not to publish
     "positions",
@@ -75,6 +78,10 @@ def _names(among: tuple[str, ...] | None = None, *, least: int = 1) -> Any:
 
 def _lists() -> Any:
     return field(metadata={"lists": True})
+
+
+def _text() -> Any:
+    return field(metadata={"text": True})
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +153,45 @@ class Caps:
     exposure_depth_share: float = _number(0.001, 10)
     exposure_oi_share: float = _number(0.0001, 1)
     account_ceiling_usd: int = _number(1, 10**12)
+    cluster_ceiling_usd: int = _number(1, 10**12)
+    cluster_symbol_caps: float = _number(1, 100)
+    collateral_share_account_max: float = _number(0, 1)
+    collateral_share_venue_max: float = _number(0, 1)
+    concentration_share_max: float = _number(0.001, 1)
+    accounts_effective_min: float = _number(1, 1_000)
     loosen_hold_min: int = _number(1, 240)
     assets_at_par: tuple[str, ...] = _names()
     haircut_other: float = _number(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """What is added to initial margin while a peg or an oracle is in doubt, and what a symbol without tiers needs."""
+
+    peg_floor: float = _number(0.5, 1)
+    peg_slope: float = _number(0, 20)
+    peg_add_on_max: float = _number(0, 1)
+    oracle_free: float = _number(0, 1)
+    oracle_slope: float = _number(0, 20)
+    oracle_add_on_max: float = _number(0, 1)
+    maintenance_untiered: float = _number(0.001, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """How much forced flow the book of a symbol may be given."""
+
+    depth_share_per_min: float = _number(0.001, 1)
+    window_min: int = _number(1, 60)
+    min_usd: int = _number(1, 10**12)
+
+
+@dataclass(frozen=True, slots=True)
+class Fund:
+    """The insurance fund: the account that holds it, and the window of its highest balance."""
+
+    account: str = _text()
+    window_min: int = _number(1, 10_080)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +214,10 @@ class Policy:
     breakers: Mapping[str, Breaker]
     associated: Associated
     caps: Caps
+    margin: Margin
+    throttle: Throttle
+    fund: Fund
+    clusters: Mapping[str, tuple[str, ...]]
     proposal: ProposalBounds
     sha256: str
 
@@ -215,6 +262,8 @@ def _value_fault(value: Any, spec: Field[Any]) -> str | None:
         return _leads_fault(value)
     if "names" in rule or "many" in rule:
         return _list_fault(value, rule)
+    if "text" in rule:
+        return None if isinstance(value, str) and value.strip() else f"must be a name, was {value!r}"
     if "allowed" in rule:
         return None if value in rule["allowed"] else f"must be one of {', '.join(rule['allowed'])}, was {value!r}"
     return _number_fault(value, spec.type is int, rule["low"], rule["high"])
@@ -287,9 +336,28 @@ def _caps_faults(caps: Caps) -> list[str]:
                 not caps.exposure_floor_usd <= caps.exposure_ceiling_usd <= caps.account_ceiling_usd,
                 "`caps` must hold exposure_floor_usd <= exposure_ceiling_usd <= account_ceiling_usd",
             ),
+            (
+                not caps.exposure_ceiling_usd <= caps.cluster_ceiling_usd,
+                f"`caps.cluster_ceiling_usd` must not be below exposure_ceiling_usd={caps.exposure_ceiling_usd}, "
+                f"was {caps.cluster_ceiling_usd}",
+            ),
         )
         if broken
     ]
+
+
+def _clusters(given: Any, violations: list[str]) -> dict[str, tuple[str, ...]]:
+    """The clusters by name; a symbol is in at most one, and a cluster holds at least two."""
+    if not isinstance(given, dict):
+        violations.append("`clusters` is missing" if given is None else f"`clusters` must be a table, was {given!r}")
+        return {}
+    faults = {name: _list_fault(symbols, {"names": True}) for name, symbols in given.items()}
+    violations += [f"`clusters.{name}` {fault}" for name, fault in faults.items() if fault is not None]
+    clusters = {name: tuple(given[name]) for name, fault in faults.items() if fault is None}
+    violations += [f"`clusters.{name}` must hold two symbols" for name, members in clusters.items() if len(members) < 2]
+    counted = Counter(symbol for members in clusters.values() for symbol in members)
+    violations += [f"`clusters` must hold {symbol} once, held it {n} times" for symbol, n in counted.items() if n > 1]
+    return clusters
 
 
 def _window_faults(inputs: Inputs, caps: Caps) -> list[str]:
@@ -346,7 +414,10 @@ def parse_policy(text: str) -> Policy:
         given = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PolicyError([f"the policy is not TOML: {error}"]) from None
-    sections = ("version", "ttl_min", "inputs", "breakers", "associated", "caps", "proposal")
+    sections = (
+        "version", "ttl_min", "inputs", "breakers", "associated", "caps", "margin", "throttle", "fund", "clusters",
+        "proposal",
+    )  # fmt: skip
     violations = [f"`{name}` is not a setting" for name in sorted(given.keys() - set(sections))]
     for name, high in (("version", 10**9), ("ttl_min", 1_440)):
         fault = _number_fault(given.get(name), True, 1, high)
@@ -356,12 +427,25 @@ def parse_policy(text: str) -> Policy:
     breakers = _breakers(given.get("breakers"), violations)
     associated = _section(Associated, "associated", given.get("associated"), violations)
     caps = _section(Caps, "caps", given.get("caps"), violations)
+    margin = _section(Margin, "margin", given.get("margin"), violations)
+    throttle = _section(Throttle, "throttle", given.get("throttle"), violations)
+    fund = _section(Fund, "fund", given.get("fund"), violations)
+    clusters = _clusters(given.get("clusters"), violations)
     proposal = _section(ProposalBounds, "proposal", given.get("proposal"), violations)
     violations += [fault for name, rule in breakers.items() for fault in _breaker_faults(name, rule)]
     violations += _caps_faults(caps) if caps is not None else []
     violations += _window_faults(inputs, caps) if inputs is not None and caps is not None else []
     violations += _quantile_faults(inputs, breakers) if inputs is not None else []
-    if violations or inputs is None or associated is None or caps is None or proposal is None:
+    if (
+        violations
+        or inputs is None
+        or associated is None
+        or caps is None
+        or proposal is None
+        or margin is None
+        or throttle is None
+        or fund is None
+    ):
         raise PolicyError(violations)
     content = {
         "version": given["version"],
@@ -370,9 +454,14 @@ def parse_policy(text: str) -> Policy:
         "breakers": {name: asdict(rule) for name, rule in breakers.items()},
         "associated": asdict(associated),
         "caps": asdict(caps),
+        "margin": asdict(margin),
+        "throttle": asdict(throttle),
+        "fund": asdict(fund),
+        "clusters": clusters,
         "proposal": asdict(proposal),
     }
     return Policy(
         version=given["version"], ttl_min=given["ttl_min"], inputs=inputs, breakers=breakers, associated=associated,
-        caps=caps, proposal=proposal, sha256=_content_sha256(content),
+        caps=caps, margin=margin, throttle=throttle, fund=fund, clusters=clusters, proposal=proposal,
+        sha256=_content_sha256(content),
     )  # fmt: skip

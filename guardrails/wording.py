@@ -46,10 +46,10 @@ def deviations(sigmas: float) -> str:
 
 def times(ratio: float) -> str:
     """
-    >>> times(0.5), times(1.0)
-    ('0.5x', '1x')
+    >>> times(1000.0), times(0.5)
+    ('1000x', '0.5x')
     """
-    return f"{ratio:g}x"
+    return f"{ratio:.10g}x"
 
 
 def minutes(count: float) -> str:

@@ -187,7 +187,11 @@ RULES = {
     "associated": "follows its lead",
     "leverage_cap": "leverage cap",
     "exposure_cap": "exposure cap",
+    "open_interest_cap": "open interest cap",
+    "venue_cap": "venue cap",
     "account_ceiling": "account ceiling",
+    "cluster_cap": "cluster cap",
+    "collateral_cap": "collateral cap",
     "none": "none",
 }
 ACTIONS = {"normal": "normal", "cautious": "cautious", "reduce_only": "reduce only", "halted": "halted"}

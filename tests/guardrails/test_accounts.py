@@ -1,10 +1,16 @@
 """Accounts over their caps, with hand arithmetic."""
 
+import math
+import re
+
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from guardrails.accounts import SCHEMA
+from guardrails.accounts import SCHEMA, Cap, breaches
 from guardrails.decide import decide
+from guardrails.policy import PolicyError, parse_policy
 
 TIERS = pl.DataFrame({"symbol": ["A", "B"], "leverage_max": [10.0, 10.0]})
 POSITION = {
@@ -14,7 +20,7 @@ POSITION = {
 }  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def judged(short_policy, calm_bars, at):
     """Judge positions (account, symbol, qty, and what differs) and collateral (account, asset, amount) at minute 35.
 
@@ -43,7 +49,8 @@ def judged(short_policy, calm_bars, at):
         held = pl.DataFrame(rows, schema=POSITION)
         funds = pl.DataFrame(deposits, schema_overrides={"amount": pl.Float64}) if deposits else None
         if price_usd is not None and funds is not None:
-            funds = funds.with_columns(price_usd=pl.lit(price_usd, pl.Float64))
+            price = pl.when(pl.col("asset") == "USDT").then(1.0).otherwise(price_usd)
+            funds = funds.with_columns(price_usd=price.cast(pl.Float64))
         table = calm_bars(40, ("A", "B")) if bars is None else bars
         return decide(table, policy, positions=held, collateral=funds, tiers=TIERS, since=since).account_decisions
 
@@ -87,6 +94,182 @@ def test_a_position_above_the_exposure_cap_is_reduced_to_it(judged):
     assert (row["rule"], row["excess_usd"], row["exposure_cap_usd"]) == ("exposure_cap", 100, 20_000_000)
 
 
+@pytest.fixture(scope="session")
+def in_clusters(policy_with):
+    """The short policy with A and B in one cluster and other numbers of the caps."""
+
+    def build(**caps):
+        short = {
+            "inputs__reference_slow_min": 10, "inputs__volatility_min": 10, "inputs__depth_normal_min": 10,
+            "caps__loosen_hold_min": 5, "clusters__majors": ["A", "B"],
+        }  # fmt: skip
+        return policy_with(**short, **{f"caps__{name}": value for name, value in caps.items()})
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("legs", "caps", "excess"),
+    [
+        # two symbol caps of 20 M are 40 M: 200 000 x 100 in each is the cap, whatever the sides
+        ([("A", 200_000.0), ("B", 200_000.0)], {}, None),
+        ([("A", 200_000.0), ("B", -200_000.0)], {}, None),
+        ([("A", 190_000.0), ("B", -190_000.0)], {"cluster_symbol_caps": 1.9}, None),
+        ([("A", 190_000.0), ("B", -190_001.0)], {"cluster_symbol_caps": 1.9}, 100),
+        # the ceiling of 30 M is below them
+        ([("A", 150_000.0), ("B", 150_000.0)], {"cluster_ceiling_usd": 30_000_000}, None),
+        ([("A", 150_000.0), ("B", 150_001.0)], {"cluster_ceiling_usd": 30_000_000}, 100),
+    ],
+)
+def test_symbols_that_fall_together_share_a_cap(judged, in_clusters, legs, caps, excess):
+    rows = judged([("x", symbol, qty, {}) for symbol, qty in legs], [("x", "USDC", 1e9)], policy=in_clusters(**caps))
+    if excess is None:
+        assert rows.is_empty()
+        return
+    row = only(rows)
+    assert (row["rule"], row["symbol"], row["verdict"]) == ("cluster_cap", "cluster:majors", "tripped")
+    assert (row["excess_usd"], row["action"]) == (excess, "reduce")
+    assert row["notional_usd"] - row["exposure_cap_usd"] == excess
+
+
+def test_a_cluster_says_what_it_holds_and_allows(judged, in_clusters):
+    legs = [("x", "A", 150_000.0, {}), ("x", "B", -160_000.0, {})]
+    row = only(judged(legs, [("x", "USDC", 1e9)], policy=in_clusters(cluster_ceiling_usd=30_000_000)))
+    assert row["reason"] == (
+        "gross notional in majors is 31.0 M USD, cap 30.0 M USD; the account may only reduce until inside"
+    )
+
+
+def test_the_cap_of_a_cluster_falls_with_the_caps_of_its_symbols(judged, in_clusters, calm_bars, at):
+    # a book of 3 M in both leaves 1 M per symbol (half of 3 M, down to a step), and 2 M in the cluster
+    thin = calm_bars(40, ("A", "B")).with_columns(depth_bid_100bps_usd=3e6)
+    legs = [("x", "A", 10_000.0, {}), ("x", "B", 10_000.0, {})]
+    assert judged(legs, [("x", "USDC", 1e9)], bars=thin, policy=in_clusters()).is_empty()
+    legs = [("x", "A", 10_000.0, {}), ("x", "B", 10_001.0, {})]
+    rows = judged(legs, [("x", "USDC", 1e9)], bars=thin, policy=in_clusters())
+    assert rows["rule"].to_list() == ["exposure_cap", "cluster_cap"]
+
+
+def test_a_cluster_that_cannot_be_told_is_over_its_cap_and_one_without_positions_is_not(judged, in_clusters):
+    lost = judged([("x", "A", math.nan, {}), ("x", "B", 1.0, {})], [("x", "USDC", 1e9)], policy=in_clusters())
+    row = only(lost.filter(symbol="cluster:majors"))
+    assert (row["verdict"], row["excess_usd"]) == ("missing", None)
+    assert row["reason"] == "gross notional in majors cannot be told; safe side: the account may only reduce"
+    elsewhere = judged([("x", "Z", math.nan, {})], [("x", "USDC", 1e9)], policy=in_clusters())
+    assert elsewhere.filter(symbol="cluster:majors").is_empty()
+    assert elsewhere.filter(symbol="*").height == 1
+
+
+@pytest.mark.parametrize(
+    ("deposits", "held", "allowed"),
+    [
+        # half of 100 000 is in BTC; with one dollar more it is not
+        ([("USDT", 50_000.0), ("BTC", 5.0)], None, None),
+        ([("USDT", 49_999.0), ("BTC", 5.0)], 50_000.0, 49_999),
+        ([("BTC", 5.0)], 50_000.0, 25_000),
+        # 10 000 USD of anything are free; a debt is no deposit and makes no other share smaller
+        ([("BTC", 1.0)], None, None),
+        ([("BTC", 1.0001)], 10_001.0, 10_000),
+        ([("USDT", 49_999.0), ("BTC", 5.0), ("ETH", -3.0)], 50_000.0, 49_999),
+        ([("USDT", 90_000.0), ("BTC", -5.0)], None, None),
+    ],
+)
+def test_one_asset_is_at_most_half_of_what_stands_behind_positions(judged, deposits, held, allowed):
+    funds = [("x", asset, amount) for asset, amount in deposits]
+    rows = judged([("x", "A", 1.0, {})], funds, price_usd=10_000.0).filter(rule="collateral_cap")
+    if held is None:
+        assert rows.is_empty()
+        return
+    row = only(rows)
+    assert (row["symbol"], row["verdict"], row["action"]) == ("asset:BTC", "tripped", "reduce")
+    assert (row["notional_usd"], row["exposure_cap_usd"]) == (pytest.approx(held), allowed)
+    assert row["reason"].startswith("collateral in one asset is ")
+
+
+def test_collateral_that_cannot_be_told_is_over_its_cap(judged):
+    for deposits in ([("x", "BTC", None)], [("x", "BTC", 1.0), ("x", "USDT", math.nan)]):
+        row = only(judged([("x", "A", 1.0, {})], deposits, price_usd=10_000.0).filter(rule="collateral_cap"))
+        assert (row["symbol"], row["verdict"], row["excess_usd"]) == ("asset:BTC", "missing", None)
+    assert judged([("x", "A", 1.0, {})], [("y", "BTC", None)]).filter(rule="collateral_cap").is_empty()
+
+
+WORSE = {
+    "more quantity": {"qty": lambda q: q * 1.5},
+    "no quantity": {"qty": lambda q: None},
+    "no entry price": {"entry_price": lambda p: None},
+    "no collateral": {"amount": lambda a: None},
+    "less collateral": {"amount": lambda a: a / 2},
+}
+
+
+@settings(max_examples=15)
+@given(
+    sizes=st.lists(st.integers(-300_000, 300_000).filter(bool), min_size=2, max_size=2),
+    dollars=st.integers(1, 10**8), coins=st.integers(0, 10**4), worse=st.sampled_from(sorted(WORSE)),
+)  # fmt: skip
+def test_no_account_gets_inside_when_an_input_gets_worse_or_goes_missing(
+    judged, in_clusters, *, sizes, dollars, coins, worse
+):
+    """Every rule that an account breaks, it breaks still; the one that cannot be told any more says so."""
+    change = WORSE[worse]
+
+    def broken(changed):
+        touch = lambda name, value: change[name](value) if changed and name in change else value  # noqa: E731
+        legs = [
+            ("x", symbol, touch("qty", float(qty)), {"entry_price": touch("entry_price", 101.0)})
+            for symbol, qty in zip("AB", sizes, strict=True)
+        ]
+        funds = [("x", "USDT", touch("amount", float(dollars))), ("x", "BTC", float(coins))]
+        rows = judged(legs, funds, price_usd=1_000.0, policy=in_clusters(cluster_ceiling_usd=26_000_000))
+        return set(rows["symbol"])
+
+    before = broken(False)
+    assert before <= broken(True)
+
+
+def test_a_cap_is_kept_from_zero_to_its_limit_and_by_nothing_else():
+    seen = [0.0, 4.9, 5.0, 5.1, -0.1, None, math.nan, math.inf, -math.inf]
+    table = pl.DataFrame({"x": seen, "limit": [5.0] * len(seen)})
+    assert table.filter(Cap("rule", "x", "limit").kept())["x"].to_list() == [0.0, 4.9, 5.0]
+    for limit in (None, math.nan, math.inf, -1.0):
+        assert table.with_columns(limit=pl.lit(limit, pl.Float64)).filter(Cap("rule", "x", "limit").kept()).is_empty()
+
+
+def test_every_cap_that_a_row_does_not_keep_gives_a_row_and_the_order_of_caps_is_irrelevant(at):
+    table = pl.DataFrame({"account": ["p", "q", "r"], "ts": at(1), "snapshot_ts": at(1), "one": [1.0, 9.0, None],
+                          "two": [9.0, 9.0, 1.0], "most": 5.0})  # fmt: skip
+    caps = (Cap("first", "one", "most", "one", "*"), Cap("second", "two", "most", "two", "*"))
+    rows = breaches(table, caps)
+    assert rows.select("account", "rule", "verdict", "excess_usd").rows() == [
+        ("q", "first", "tripped", 4), ("r", "first", "missing", None),
+        ("p", "second", "tripped", 4), ("q", "second", "tripped", 4),
+    ]  # fmt: skip
+    assert breaches(table, caps[::-1]).sort("rule", "account").equals(rows.sort("rule", "account"))
+
+
+@pytest.mark.parametrize(
+    ("clusters", "words"),
+    [
+        ('majors = ["A"]', "`clusters.majors` must hold two symbols"),
+        ('majors = ["A", "B"]\nminors = ["B", "C"]', "`clusters` must hold B once, held it 2 times"),
+        ('majors = ["A", ""]', "`clusters.majors` has a bad entry: ''"),
+        ("majors = 3", "`clusters.majors` must be a list"),
+    ],
+)
+def test_a_cluster_that_is_none_is_refused(policy_text, clusters, words):
+    broken = re.sub(r"(?m)^majors = .*$", clusters, policy_text)
+    with pytest.raises(PolicyError, match=re.escape(words)):
+        parse_policy(broken)
+
+
+def test_a_policy_without_clusters_is_a_policy_and_one_without_the_table_is_not(policy_text):
+    assert parse_policy(re.sub(r"(?m)^majors = .*$", "", policy_text)).clusters == {}
+    with pytest.raises(PolicyError, match="`clusters` is missing"):
+        parse_policy(re.sub(r"(?m)^(majors = .*|\[clusters\].*)$", "", policy_text))
+    with pytest.raises(PolicyError, match=r"`fund\.account` must be a name, was ''"):
+        parse_policy(policy_text.replace('account = "insurance_fund"', 'account = ""'))
+
+
 def test_the_account_as_a_whole_has_a_ceiling(judged, policy_with):
     tight = policy_with(caps__exposure_ceiling_usd=20_000_000, caps__account_ceiling_usd=30_000_000)
     legs = [("x", "A", 150_000.0, {}), ("x", "B", -160_000.0, {})]
@@ -102,6 +285,7 @@ def test_the_account_as_a_whole_has_a_ceiling(judged, policy_with):
         ({}, [("y", "USDT", 1e9)], "equity missing"),
         ({}, [("x", "USDT", None)], "equity missing"),
         ({}, [("x", "USDT", float("nan"))], "equity missing"),
+        ({}, [("x", "USDT", 1e300)], "equity missing"),
         ({}, [("x", "BTC", 5.0)], "equity missing"),
         ({"qty": None}, [("x", "USDT", 1e9)], "quantity, equity missing"),
         ({"qty": float("nan")}, [("x", "USDT", 1e9)], "quantity, equity missing"),
@@ -112,7 +296,7 @@ def test_the_account_as_a_whole_has_a_ceiling(judged, policy_with):
     ],
 )
 def test_what_cannot_be_computed_is_over_the_cap_with_that_reason(judged, position, collateral, words):
-    rows = judged([("x", "A", 1.0, position)], collateral).filter(pl.col("symbol") != "*")
+    rows = judged([("x", "A", 1.0, position)], collateral).filter(~pl.col("symbol").str.contains(r"^\*|:"))
     assert only(rows)["verdict"] == "missing"
     assert only(rows)["reason"] == f"{words}; safe side: the account may only reduce"
 
@@ -123,10 +307,14 @@ def test_an_account_without_equity_is_over_every_cap(judged):
     assert row["reason"].startswith("leverage is without equity, cap 10x")
 
 
-def test_other_collateral_counts_at_its_price_less_the_haircut_and_a_debt_more(judged):
+def test_other_collateral_counts_at_its_price_less_the_haircut_and_a_debt_more(judged, policy_with):
     # 1 BTC at 12 500 less 20 % is 10 000: 10x is allowed, 10.1x is not
-    assert judged([("x", "A", 1_000.0, {})], [("x", "BTC", 1.0)], price_usd=12_500.0).is_empty()
-    assert judged([("x", "A", 1_010.0, {})], [("x", "BTC", 1.0)], price_usd=12_500.0).height == 1
+    one_asset = policy_with(
+        inputs__reference_slow_min=10, inputs__volatility_min=10, inputs__depth_normal_min=10,
+        caps__loosen_hold_min=5, caps__collateral_share_account_max=1.0,
+    )  # fmt: skip
+    assert judged([("x", "A", 1_000.0, {})], [("x", "BTC", 1.0)], price_usd=12_500.0, policy=one_asset).is_empty()
+    assert judged([("x", "A", 1_010.0, {})], [("x", "BTC", 1.0)], price_usd=12_500.0, policy=one_asset).height == 1
     # a debt of 1 BTC costs 15 000: 25 000 - 15 000 = 10 000
     funds = [("x", "USDT", 25_000.0), ("x", "BTC", -1.0)]
     assert judged([("x", "A", 1_000.0, {})], funds, price_usd=12_500.0).is_empty()

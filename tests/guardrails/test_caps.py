@@ -12,10 +12,16 @@ TIERS = pl.DataFrame({"symbol": ["A", "A"], "leverage_max": [50.0, 20.0]})
 
 def one(policy, **facts):
     """The leverage verdict on one row of facts."""
-    row = {"venue": "v", "symbol": "A", "ts": 0, "price_fault": None, "depth_fault": None, "oi_fault": None, **facts}
-    kinds = {"price_fault": pl.String, "depth_fault": pl.String, "oi_fault": pl.String, "volatility_1h": pl.Float64,
-             "depth_ratio": pl.Float64, "depth_usd": pl.Float64, "oi_usd": pl.Float64}  # fmt: skip
-    return leverage_cap(pl.DataFrame([row], schema_overrides=kinds), TIERS, policy).row(0, named=True)
+    return leverage_cap(row_of(**facts), TIERS, policy).row(0, named=True)
+
+
+FAULTS = ("price_fault", "depth_fault", "oi_fault", "mark_fault", "index_fault")
+NUMBERS = ("volatility_1h", "depth_ratio", "depth_usd", "oi_usd", "divergence")
+
+
+def row_of(**facts):
+    row = {"venue": "v", "symbol": "A", "ts": 0, **dict.fromkeys(FAULTS), "divergence": 0.0, **facts}
+    return pl.DataFrame([row], schema_overrides=dict.fromkeys(FAULTS, pl.String) | dict.fromkeys(NUMBERS, pl.Float64))
 
 
 CALM = {"volatility_1h": 0.001, "depth_ratio": 1.0, "depth_usd": 10e6, "oi_usd": 100e6}
@@ -75,8 +81,7 @@ def test_a_missing_input_gives_the_floor_with_its_name(policy, facts, limit, fau
 
 @pytest.mark.parametrize("leverage_max", [None, float("nan"), float("inf"), -5.0, 0.0])
 def test_an_unknown_tier_is_not_a_licence(policy, leverage_max):
-    row = {"venue": "v", "symbol": "A", "ts": 0, "price_fault": None, "depth_fault": None, "oi_fault": None, **CALM}
-    facts = pl.DataFrame([row], schema_overrides=dict.fromkeys(("price_fault", "depth_fault", "oi_fault"), pl.String))
+    facts = row_of(**CALM)
     tiers = pl.DataFrame(
         {"symbol": ["A"], "leverage_max": [leverage_max]}, schema_overrides={"leverage_max": pl.Float64}
     )

@@ -16,7 +16,11 @@ README = Path(str(guardrails.__file__)).with_name("README.md").read_text(encodin
 POLICY = tomllib.loads(Path(str(guardrails.__file__)).with_name("policy.toml").read_text(encoding="utf-8"))
 ROWS = {line.split("|")[1].strip().strip("`"): line for line in README.splitlines() if line.startswith("| `")}
 SECTIONS = {"policy": {name: POLICY[name] for name in ("version", "ttl_min")}, "inputs": POLICY["inputs"],
-            "proposal": POLICY["proposal"], "associated": POLICY["associated"], **POLICY["breakers"]}  # fmt: skip
+            "proposal": POLICY["proposal"], "associated": POLICY["associated"], "margin": POLICY["margin"],
+            "throttle": POLICY["throttle"], "fund": POLICY["fund"], "clusters": POLICY["clusters"],
+            **POLICY["breakers"]}  # fmt: skip
+CAPS = ("leverage_cap", "exposure_cap", "cluster_cap", "collateral_cap", "venue_collateral_cap", "concentration",
+        "account_ceiling")  # fmt: skip
 
 
 def said(name, value):
@@ -35,7 +39,7 @@ def test_every_number_of_a_section_stands_in_its_row(section):
 
 
 def test_every_number_of_the_caps_stands_in_the_row_of_a_cap():
-    rows = ROWS["leverage_cap"] + ROWS["exposure_cap"] + ROWS["account_ceiling"]
+    rows = "".join(ROWS[name] for name in CAPS)
     assert [said(name, value) for name, value in POLICY["caps"].items() if said(name, value) not in rows] == []
 
 
