@@ -2,12 +2,28 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 GENESIS = "0" * 64  # the hash before the first line
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Where a log ended when its last writer had finished: so many entries, the last with this hash."""
+
+    entries: int = 0
+    sha256: str = GENESIS
+
+
+class BrokenLogError(ValueError):
+    """The first line that breaks a log, 1 for the first of all, and what is wrong with it."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        self.line, self.reason = line, reason
+        super().__init__(f"line {line} {reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +49,9 @@ def _canonical(content: Mapping[str, Any]) -> str:
 
 def _sealed(seq: int, previous: str, entry: Mapping[str, Any]) -> tuple[str, str]:
     """The line of an entry and its hash: sha256 of the line's canonical content without the hash itself."""
-    body = {"entry": dict(entry), "previous": previous, "seq": seq}
-    own = hashlib.sha256(_canonical(body).encode()).hexdigest()
-    return _canonical({**body, "sha256": own}), own
+    body = _canonical({"entry": dict(entry), "previous": previous, "seq": seq})
+    own = hashlib.sha256(body.encode()).hexdigest()
+    return f'{body[:-1]},"sha256":"{own}"}}', own  # the last of the names, in their order
 
 
 def chain(entries: Sequence[Mapping[str, Any]], previous_hash: str = GENESIS, *, first_seq: int = 0) -> list[str]:
@@ -62,33 +78,72 @@ def _order_fault(content: Mapping[str, Any], seq: int, previous: str) -> str | N
     return None if isinstance(content["entry"], dict) else "entry must be a table"
 
 
-def _fault(line: str, seq: int, previous: str) -> tuple[str | None, str]:
-    """What is wrong with a line that should be number `seq` after `previous`, and its hash."""
+def _read(line: str, seq: int, previous: str) -> tuple[str | None, str, dict[str, Any]]:
+    """What is wrong with a line that should be number `seq` after `previous`, its hash, and its entry."""
+    nothing: dict[str, Any] = {}
     try:
         content = json.loads(line)
     except ValueError:
-        return "not JSON", previous
+        return "not JSON", previous, nothing
     if not isinstance(content, dict) or content.keys() != {"entry", "previous", "seq", "sha256"}:
-        return "must hold entry, previous, seq and sha256 and nothing else", previous
+        return "must hold entry, previous, seq and sha256 and nothing else", previous, nothing
     fault = _order_fault(content, seq, previous)
     if fault is not None:
-        return fault, previous
+        return fault, previous, nothing
     try:
         sealed, own = _sealed(seq, previous, content["entry"])
     except ValueError:
-        return "entry holds NaN or infinity", previous
-    return (None, own) if sealed == line.removesuffix("\n") else ("content does not match its hash", previous)
+        return "entry holds NaN or infinity", previous, nothing
+    if sealed != line.removesuffix("\n"):
+        return "content does not match its hash", previous, nothing
+    return None, own, content["entry"]
 
 
-def verify(lines: Iterable[str], previous_hash: str = GENESIS, *, first_seq: int = 0) -> AuditReport:
-    """Whether `lines` are a chain from `previous_hash` on; names the first broken line.
+def _against(seal: Seal, seq: int, own: str, fault: str | None) -> str | None:
+    """What the seal says against line number `seq` with the hash `own`, else its own `fault`."""
+    if seq >= seal.entries:
+        return f"was never sealed: {seal.entries:,} entries were, and then a writer was killed here or it was forged"
+    if fault is None and seq == seal.entries - 1 and own != seal.sha256:
+        return "is not the line that was sealed last: it or one before it was written anew"
+    return fault
 
-    Lines cut off at the end leave a sound chain: compare `entries` and `last_hash` with what was noted elsewhere.
+
+def walk(
+    lines: Iterable[str], previous_hash: str = GENESIS, *, first_seq: int = 0, seal: Seal | None = None
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Entry and hash of every line, each only once the line is known to be sound. See `verify`.
+
+    Raises BrokenLogError at the first that is not.
     """
     previous, seq = previous_hash, first_seq
     for line in lines:
-        reason, previous = _fault(line, seq, previous)
+        fault, own, entry = _read(line, seq, previous)
+        reason = fault if seal is None else _against(seal, seq, own, fault)
         if reason is not None:
-            return AuditReport(False, seq - first_seq, previous, seq - first_seq + 1, reason)
-        seq += 1
-    return AuditReport(True, seq - first_seq, previous)
+            raise BrokenLogError(seq - first_seq + 1, reason)
+        previous, seq = own, seq + 1
+        yield entry, own
+    if seal is not None and seq < seal.entries:
+        reason = f"missing: {seal.entries:,} entries were sealed, the log ends after {seq:,}"
+        raise BrokenLogError(seq - first_seq + 1, reason)
+
+
+def verify(
+    lines: Iterable[str], previous_hash: str = GENESIS, *, first_seq: int = 0, seal: Seal | None = None
+) -> AuditReport:
+    """Whether `lines` are a chain from `previous_hash` on that ends at `seal`; names the first broken line.
+
+    Lines cut off at the end leave a sound chain: only a seal, kept beside the log, tells.
+
+    >>> lines = chain([{"n": 1}, {"n": 2}])
+    >>> seal = Seal(2, verify(lines).last_hash)
+    >>> verify(lines[:1]).ok, verify(lines[:1], seal=seal).reason
+    (True, 'missing: 2 entries were sealed, the log ends after 1')
+    """
+    entries, last = 0, previous_hash
+    try:
+        for _, own in walk(lines, previous_hash, first_seq=first_seq, seal=seal):
+            entries, last = entries + 1, own
+    except BrokenLogError as broken:
+        return AuditReport(False, entries, last, broken.line, broken.reason)
+    return AuditReport(True, entries, last)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import polars as pl
 
-from guardrails import accounts, associated, breakers, caps, exposures, machine
+from guardrails import accounts, associated, breakers, caps, exposures, machine, validity
 from guardrails import holdings as observed
 from guardrails.facts import ALL, KEY, UTC_US, Shape, checked, facts_on, first_rows, on_every_minute
 from guardrails.known import LOOP_GAIN, with_told
@@ -34,6 +34,7 @@ LIMITS: Shape = {
     "expires_at": UTC_US,
     "policy_version": pl.Int64,
     "policy_sha256": pl.String,
+    **validity.COLUMNS,  # the actions that a data fault blocks, joined by ", ", and why
 }
 DECISIONS: Shape = {
     "decision_id": pl.String,
@@ -240,7 +241,7 @@ def _stamp(policy: Policy) -> dict[str, pl.Expr]:
     }
 
 
-def _limits(symbol: Verdicts, venue: Verdicts, policy: Policy) -> pl.DataFrame:
+def _limits(symbol: Verdicts, venue: Verdicts, facts: pl.DataFrame, policy: Policy) -> pl.DataFrame:
     names = sorted([*symbol, *venue])
     binding, reason = _binding([name for name in names if name not in (caps.LEVERAGE_CAP, caps.EXPOSURE_CAP)])
     worst = pl.max_horizontal(*(f"{name}:severity" for name in names))
@@ -248,7 +249,7 @@ def _limits(symbol: Verdicts, venue: Verdicts, policy: Policy) -> pl.DataFrame:
     floored = pl.min_horizontal(leverage, policy.caps.leverage_floor)
     reasons = pl.concat_str(*(f"{name}:reason" for name in names), separator=" | ", ignore_nulls=True)
     return (
-        _wide(symbol, venue)
+        validity.with_validity(_wide(symbol, venue), facts, policy)
         .with_columns(
             action=worst.replace_strict(list(range(len(ACTIONS))), list(ACTIONS), return_dtype=pl.String),
             leverage_cap=pl.when(worst > 0).then(floored).otherwise(leverage),
@@ -376,7 +377,7 @@ def decide(
     signed = breakers.resets_by_minute(resets, venue)
     symbol, whole = _judged(facts, tables, policy, state=carried, resets=signed, after=after)
     ticks = bars["ts"].unique().sort()
-    limits = _limits(_on(symbol, ticks), _on(whole, ticks), policy)
+    limits = _limits(_on(symbol, ticks), _on(whole, ticks), facts, policy)
     decisions = _decisions(_on(symbol | whole, ticks), carried, policy)
     if since is not None:
         limits, decisions = limits.filter(pl.col("ts") > since), decisions.filter(pl.col("ts") > since)

@@ -199,9 +199,20 @@ class ProposalBounds:
     """How far and for how long a model's wish may tighten a hard limit."""
 
     relative_change_max: float = _number(0, 0.99)
+    leverage_change_max: float = _number(0, 200)
+    exposure_change_usd_max: int = _number(0, 10**12)
     leverage_min: float = _number(0.1, 200)
-    delay_min: int = _number(0, 1_440)
+    exposure_usd_min: int = _number(1, 10**12)
+    loosen_delay_min: int = _number(0, 1_440)
     ttl_min: int = _number(1, 1_440)
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """From which number on a price counts as too volatile, and a mark as too uncertain."""
+
+    volatility_1h_max: float = _number(0.001, 10)
+    divergence_max: float = _number(0.001, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +230,7 @@ class Policy:
     fund: Fund
     clusters: Mapping[str, tuple[str, ...]]
     proposal: ProposalBounds
+    validity: Validity
     sha256: str
 
 
@@ -416,7 +428,7 @@ def parse_policy(text: str) -> Policy:
         raise PolicyError([f"the policy is not TOML: {error}"]) from None
     sections = (
         "version", "ttl_min", "inputs", "breakers", "associated", "caps", "margin", "throttle", "fund", "clusters",
-        "proposal",
+        "proposal", "validity",
     )  # fmt: skip
     violations = [f"`{name}` is not a setting" for name in sorted(given.keys() - set(sections))]
     for name, high in (("version", 10**9), ("ttl_min", 1_440)):
@@ -432,6 +444,7 @@ def parse_policy(text: str) -> Policy:
     fund = _section(Fund, "fund", given.get("fund"), violations)
     clusters = _clusters(given.get("clusters"), violations)
     proposal = _section(ProposalBounds, "proposal", given.get("proposal"), violations)
+    validity = _section(Validity, "validity", given.get("validity"), violations)
     violations += [fault for name, rule in breakers.items() for fault in _breaker_faults(name, rule)]
     violations += _caps_faults(caps) if caps is not None else []
     violations += _window_faults(inputs, caps) if inputs is not None and caps is not None else []
@@ -445,6 +458,7 @@ def parse_policy(text: str) -> Policy:
         or margin is None
         or throttle is None
         or fund is None
+        or validity is None
     ):
         raise PolicyError(violations)
     content = {
@@ -459,9 +473,10 @@ def parse_policy(text: str) -> Policy:
         "fund": asdict(fund),
         "clusters": clusters,
         "proposal": asdict(proposal),
+        "validity": asdict(validity),
     }
     return Policy(
         version=given["version"], ttl_min=given["ttl_min"], inputs=inputs, breakers=breakers, associated=associated,
         caps=caps, margin=margin, throttle=throttle, fund=fund, clusters=clusters, proposal=proposal,
-        sha256=_content_sha256(content),
+        validity=validity, sha256=_content_sha256(content),
     )  # fmt: skip

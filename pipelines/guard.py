@@ -1,20 +1,20 @@
 """Step `guard`: bars and policy -> limits, decisions, audit log; the model's wish enters last and only tightens."""
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from guardrails.audit import GENESIS, chain, verify
 from guardrails.decide import RULES, Decided, decide, empty_state
+from guardrails.facts import KEY, NUMBERS
 from guardrails.policy import LOOKBACK_MIN, Policy, PolicyError, parse_policy
-from guardrails.proposal import bounded
+from guardrails.proposal import bounded, judged
+from pipelines.audit import Appended, Run, append_run, content_of, keep_policy
 from pipelines.bars import build_bars
 from pipelines.config import Config
 from pipelines.errors import InputError
@@ -22,6 +22,7 @@ from pipelines.lake import SCHEMAS, Lake
 from pipelines.times import Interval
 
 PRICE_AGE_MAX = timedelta(hours=1)  # of an asset held as collateral
+SOURCES = ("bars", "positions", "collateral", "marks", "instruments", "resets", "guard_state")  # what `observed` reads
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,21 @@ class GuardSummary:
     account_decisions: int
     new_audit_entries: int
     tripped: list[dict[str, Any]]  # first observed breach per symbol and rule
+    notes: list[str] = field(default_factory=list)
 
 
 def read_policy(config: Config) -> Policy:
     """The policy of the settings, else the one that comes with the package; InputError lists every violation."""
+    return read_policy_text(config)[0]
+
+
+def read_policy_text(config: Config) -> tuple[Policy, str]:
+    """The policy and the text that it was read from."""
     shipped = resources.files("guardrails").joinpath("policy.toml")
     where = config.policy if config.policy is not None else "guardrails/policy.toml"
     try:
         text = config.policy.read_text(encoding="utf-8") if config.policy else shipped.read_text(encoding="utf-8")
-        return parse_policy(text)
+        return parse_policy(text), text
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the policy cannot be read ({error})", where=where) from None
     except PolicyError as error:
@@ -94,12 +101,12 @@ def add_resets(lake: Lake, path: Path) -> int:
 
 
 def wishes(scores: pl.DataFrame, limits: pl.DataFrame, ttl_min: int) -> pl.DataFrame:
-    """What the model asks for: while it alerts, the hard leverage cap divided by anomaly / threshold.
+    """What the model asks for: while it alerts, the hard caps divided by anomaly / threshold.
 
     A wish becomes known with its score and lives `ttl_min`. The rules never see it; `bounded` clips it.
     """
     excess = (pl.col("anomaly") / pl.col("anomaly_threshold")).fill_null(1.0).clip(lower_bound=1.0)
-    caps = limits.select("venue", "symbol", "ts", "leverage_cap")
+    caps = limits.select(*KEY, "leverage_cap", "exposure_cap_usd")
     return (
         scores.filter("alert")
         .join(caps, on=["venue", "symbol", "ts"])
@@ -108,6 +115,7 @@ def wishes(scores: pl.DataFrame, limits: pl.DataFrame, ttl_min: int) -> pl.DataF
             "symbol",
             "ts",
             leverage_cap_wish=pl.col("leverage_cap") / excess,
+            exposure_cap_usd_wish=pl.col("exposure_cap_usd") / excess,
             proposed_at="available_at",
             valid_until=pl.col("available_at") + pl.duration(minutes=ttl_min),
         )
@@ -131,42 +139,63 @@ def priced_collateral(collateral: pl.DataFrame, marks: pl.LazyFrame, instruments
     return joined.drop("symbol").collect()
 
 
-def _decide(lake: Lake, venue: str, interval: Interval, policy: Policy) -> Decided:
+def observed(lake: Lake, venue: str, interval: Interval) -> dict[str, pl.DataFrame]:
+    """What the rules read, by the name that `decide` gives it: facts, a person's resets, the state of the run before.
+
+    Bars hold the columns that rules know, and no other.
+    """
+    since = interval.start - timedelta(minutes=LOOKBACK_MIN)
+    minute = timedelta(minutes=1)
+    left = lake.scan("guard_state", venue, interval.start - minute, interval.start)
+    tiers = _tiers(lake, venue)
+    return {
+        "bars": lake.scan("bars", venue, since, interval.end).select(*KEY, *NUMBERS).collect(),
+        "positions": lake.scan("positions", venue, since, interval.end).collect(),
+        "collateral": priced_collateral(
+            lake.scan("collateral", venue, since, interval.end).collect(),
+            lake.scan("marks", venue, since - PRICE_AGE_MAX, interval.end),
+            lake.scan("instruments", venue),
+        ),
+        "tiers": pl.DataFrame(schema={"symbol": pl.String, "leverage_max": pl.Float64}) if tiers is None else tiers,
+        "resets": lake.scan("resets", venue, interval.start, interval.end).collect(),
+        "state": left.filter(pl.col("ts") == interval.start).collect(),
+    }
+
+
+def judge(seen: Mapping[str, pl.DataFrame], policy: Policy, since: datetime) -> Decided:
     """Hard limits and decisions: observed facts and policy only, continued from the state the run before left."""
-    lookback = timedelta(minutes=LOOKBACK_MIN)
-    bars = lake.scan("bars", venue, interval.start - lookback, interval.end).collect()
-    since = interval.start - lookback
-    collateral = priced_collateral(
-        lake.scan("collateral", venue, since, interval.end).collect(),
-        lake.scan("marks", venue, since - PRICE_AGE_MAX, interval.end),
-        lake.scan("instruments", venue),
-    )
-    before = lake.scan("guard_state", venue, end=interval.start).filter(pl.col("ts") == interval.start).collect()
-    return decide(
-        bars,
-        policy,
-        positions=lake.scan("positions", venue, interval.start - lookback, interval.end).collect(),
-        collateral=collateral,
-        tiers=_tiers(lake, venue),
-        resets=lake.scan("resets", venue, interval.start, interval.end).collect(),
-        state=before if before.height else empty_state(),
-        since=interval.start,
-    )
+    state = seen["state"] if seen["state"].height else empty_state()
+    return decide(policy=policy, since=since, **{**seen, "state": state})
+
+
+def outputs(decided: Decided) -> dict[str, pl.DataFrame]:
+    """What came of a run beside its decisions, which stand in the log one by one."""
+    return {
+        "limits": decided.limits,
+        "account_decisions": decided.account_decisions,
+        "state": decided.state,
+    }
 
 
 def guard_venue(lake: Lake, venue: str, interval: Interval, config: Config) -> GuardSummary:
-    """Judge every minute of `interval`, write limits and decisions, append what is new to the audit log.
+    """Judge every minute of `interval`, append what is new to the audit log, then write limits and decisions.
 
-    Needs no score and no registry: without them the hard limits are the same and nothing is tightened further.
+    Needs no score and no registry: without them the hard limits are the same and nothing is tightened further. The
+    log comes first: no limit is in force that it does not account for.
     """
-    policy = read_policy(config)
+    policy, text = read_policy_text(config)
     if lake.scan("bars", venue, interval.start, interval.end).head(1).collect().is_empty():
         build_bars(lake, venue, Interval(interval.start - timedelta(minutes=LOOKBACK_MIN), interval.end))
 
-    decided = _decide(lake, venue, interval, policy)
-    limits = _with_wishes(lake, venue, interval, decided.limits, policy)
+    versions = {table: lake.version(table) for table in SOURCES}
+    seen = observed(lake, venue, interval)
+    decided = judge(seen, policy, interval.start)
+    limits, notes = _with_wishes(lake, venue, interval, decided.limits, policy)
+    run = Run(venue, interval, policy.version, policy.sha256, content_of(seen), content_of(outputs(decided)), versions)
 
     with lake.writer():
+        keep_policy(lake, policy.sha256, text)
+        appended = append_run(lake, decided.decisions, run)
         for table, frame in (
             ("limits", limits),
             ("decisions", decided.decisions),
@@ -174,23 +203,44 @@ def guard_venue(lake: Lake, venue: str, interval: Interval, config: Config) -> G
             ("guard_state", decided.state),
         ):
             lake.replace(table, frame, venue, interval.start, interval.end)
-        new = append_audit(lake, decided.decisions)
-    return _summary(venue, interval, policy, decided, new)
+    notes += _cut_note(appended)
+    return _summary(venue, interval, policy, decided, appended.decisions, notes=notes)
 
 
-def _with_wishes(lake: Lake, venue: str, interval: Interval, limits: pl.DataFrame, policy: Policy) -> pl.DataFrame:
+def _with_wishes(
+    lake: Lake, venue: str, interval: Interval, limits: pl.DataFrame, policy: Policy
+) -> tuple[pl.DataFrame, list[str]]:
     """`limits` with what the model's wishes make of them; wishes of the run before live on until they expire.
 
-    A wish that has expired leaves no trace: how long ago it was depends on where a run begins.
+    Whatever happens while the scores are read costs the wishes and a note, never the hard limits.
     """
-    alive = interval.start - timedelta(minutes=policy.proposal.ttl_min)
-    scores = lake.scan("scores", venue, alive, interval.end).collect()
-    earlier = lake.scan("limits", venue, alive, interval.start).collect().select(limits.columns)
-    found = bounded(limits, wishes(scores, pl.concat([earlier, limits]), policy.proposal.ttl_min), policy)
-    return found.with_columns(pl.col("proposal").replace("expired", "none"))
+    span = Interval(interval.start - timedelta(minutes=policy.proposal.ttl_min), interval.end)
+    try:
+        earlier = lake.scan("limits", venue, span.start, interval.start).collect().select(limits.columns)
+        known = pl.concat([earlier, limits])
+        bars = lake.scan("bars", venue, span.start, span.end).select(KEY).collect()
+        asked = wishes(lake.scan("scores", venue, span.start, span.end).collect(), known, policy.proposal.ttl_min)
+        listed = known.join(bars, on=list(KEY), how="semi")
+        refused = judged(asked, listed, policy).filter(pl.col("refused").is_not_null())
+        return bounded(limits, asked, policy, listed=listed), _refusals(refused)
+    except (Exception, pl.exceptions.PanicException) as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        nothing = bounded(limits, pl.DataFrame(), policy)
+        return nothing, [f"no wish of a model counts, the scores cannot be read ({why[:160]})"]
 
 
-def _summary(venue: str, interval: Interval, policy: Policy, decided: Decided, new: int) -> GuardSummary:
+def _refusals(refused: pl.DataFrame) -> list[str]:
+    """One line per reason for which wishes were refused."""
+    by_reason = refused.sort(KEY).group_by("refused", maintain_order=True).agg(pl.len(), pl.first("symbol", "ts"))
+    return [
+        f"{count:,} wishes refused: {why}; the first for {symbol}, {ts:%Y-%m-%d %H:%MZ}"
+        for why, count, symbol, ts in by_reason.iter_rows()
+    ]
+
+
+def _summary(
+    venue: str, interval: Interval, policy: Policy, decided: Decided, new: int, *, notes: list[str]
+) -> GuardSummary:
     decisions = decided.decisions
     opened = decisions.filter(pl.col("state_after") == "open", pl.col("state_before") != "open")
     first = opened.sort("ts").group_by("entity", "rule", maintain_order=True).first().sort("ts", "entity")
@@ -207,7 +257,15 @@ def _summary(venue: str, interval: Interval, policy: Policy, decided: Decided, n
         tripped=first.select(
             "decision_id", "entity", "rule", pl.col("ts").dt.strftime("%Y-%m-%dT%H:%MZ"), "action", "reason"
         ).to_dicts(),
+        notes=notes,
     )
+
+
+def _cut_note(appended: Appended) -> list[str]:
+    if not appended.cut:
+        return []
+    lines = f"{appended.cut:,} line" + "s" * (appended.cut != 1)
+    return [f"{lines} that a killed run had left at the end of the audit log cut off"]
 
 
 def guard_sentence(summary: GuardSummary) -> str:
@@ -217,76 +275,5 @@ def guard_sentence(summary: GuardSummary) -> str:
         f"{summary.new_audit_entries:,} new audit entries"
     ]
     lines += [f"  {trip['ts']} {trip['entity']:<16} {trip['rule']:<22} {trip['reason']}" for trip in summary.tripped]
+    lines += [f"  note: {note}" for note in summary.notes]
     return "\n".join(lines)
-
-
-def audit_path(lake: Lake) -> Path:
-    return lake.root / "audit" / "decisions.jsonl"
-
-
-def _audit_lines(lake: Lake) -> list[str]:
-    path = audit_path(lake)
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-
-
-def append_audit(lake: Lake, decisions: pl.DataFrame) -> int:
-    """Append the decisions that the log does not hold yet, all or none; returns how many.
-
-    Raises InputError when the log is broken: nothing is ever chained to a log that cannot be trusted.
-    """
-    lines = _audit_lines(lake)
-    found = verify(lines)
-    if not found.ok:
-        raise _broken(lake, found.line, found.reason)
-    held = {_decision_id(line) for line in lines}
-    fresh = decisions.filter(~pl.col("decision_id").is_in(list(held))).to_dicts()
-    if not fresh:
-        return 0
-    last = found.last_hash if lines else GENESIS
-    lines += chain(fresh, last, first_seq=len(lines))
-    path = audit_path(lake)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    beside.replace(path)
-    return len(fresh)
-
-
-def _decision_id(line: str) -> str:
-    return str(json.loads(line)["entry"]["decision_id"])
-
-
-def _broken(lake: Lake, line: int | None, reason: str | None) -> InputError:
-    return InputError(
-        f"the audit log is broken at line {line} ({reason})",
-        where=audit_path(lake),
-        mend="restore it from a copy; decisions are not appended to a log that cannot be trusted",
-    )
-
-
-def verify_audit(lake: Lake) -> dict[str, Any]:
-    """Check the whole chain; InputError names the first broken entry."""
-    path = audit_path(lake)
-    if not path.exists():
-        raise InputError("there is no audit log", where=path, mend="run `cascadeguard guard` first")
-    found = verify(_audit_lines(lake))
-    if not found.ok:
-        raise _broken(lake, found.line, found.reason)
-    return asdict(found)
-
-
-def explain_decision(lake: Lake, decision_id: str) -> dict[str, Any]:
-    """One decision as the lake holds it."""
-    rows = lake.scan("decisions").filter(pl.col("decision_id") == decision_id).collect()
-    if rows.is_empty():
-        raise InputError("no such decision", where=decision_id, mend="ids are in the report and in `guard --json`")
-    return rows.row(0, named=True)
-
-
-def explain_sentence(found: Mapping[str, Any]) -> str:
-    return (
-        f"{found['ts']:%Y-%m-%d %H:%MZ} {found['venue']} {found['entity']}: {found['rule']} "
-        f"{found['state_before'] or 'new'} -> {found['state_after']}, action {found['action']}\n"
-        f"why: {found['reason']}\nclears: {found['clears_when']}\nmay be reset by: {found['reset_authority']}\n"
-        f"data health: {found['data_health']}; policy {found['policy_version']} ({found['policy_sha256'][:12]})"
-    )

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
@@ -30,6 +30,7 @@ from features.matrix import HEALTH_SCHEMA, KEY
 from features.schema import CANONICAL, DERIVED, UTC_US, Bars, IngestLog, Quarantine, polars_schema
 from guardrails.accounts import SCHEMA as ACCOUNT_DECISIONS
 from guardrails.decide import DECISIONS, LIMITS, STATE
+from guardrails.proposal import EFFECTIVE
 from pipelines.encoding import decode, encode, physical_schema, write
 
 FEATURES_SCHEMA = pl.Schema({name: polars_schema(Bars)[name] for name in KEY} | dict.fromkeys(NAMES, pl.Float64()))
@@ -47,10 +48,7 @@ SCHEMAS: dict[str, pl.Schema] = {
     **{name: polars_schema(schema) for name, schema in (CANONICAL | DERIVED).items()},
     "features": FEATURES_SCHEMA,
     "feature_health": HEALTH_SCHEMA,
-    "limits": pl.Schema(
-        dict(LIMITS)
-        | {"leverage_cap_hard": pl.Float64(), "leverage_cap_effective": pl.Float64(), "proposal": pl.String()}
-    ),
+    "limits": pl.Schema(LIMITS | EFFECTIVE),
     "decisions": pl.Schema(DECISIONS),
     "account_decisions": pl.Schema(ACCOUNT_DECISIONS),
     "guard_state": pl.Schema(STATE),
@@ -183,6 +181,7 @@ class Lake:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._listed: dict[str, tuple[str, pl.DataFrame]] = {}
+        self._fixed: dict[str, pl.DataFrame] = {}  # the files of tables that are read as they once were
 
     # --- what there is ---
 
@@ -194,7 +193,8 @@ class Lake:
 
     def version(self, table: str) -> int:
         """Version of `table`, -1 where it does not exist; grows with every commit."""
-        return DeltaTable(self.path(table)).version() if self.has(table) else -1
+        newest = _newest_commit(self.path(table) / LOG)
+        return int(Path(newest).stem) if newest else -1
 
     def committed(self, table: str, source_sha256: str) -> bool:
         """Whether `source_sha256` has already been appended to `table`."""
@@ -202,12 +202,22 @@ class Lake:
 
     def files(self, table: str) -> pl.DataFrame:
         """The files of `table` with what they hold (columns of `FILES`), in no particular order."""
+        if table in self._fixed:
+            return self._fixed[table]
         newest = _newest_commit(self.path(table) / LOG)
         known, listed = self._listed.get(table, ("", pl.DataFrame(schema=FILES)))
         if newest != known:
             listed = _listing(DeltaTable(self.path(table)))
             self._listed[table] = newest, listed
         return listed
+
+    def as_of(self, versions: Mapping[str, int]) -> "Lake":
+        """The lake with some tables as they were at a version, for reading; fails where their files were swept."""
+        then = Lake(self.root)
+        for table, version in versions.items():
+            gone = pl.DataFrame(schema=FILES)
+            then._fixed[table] = gone if version < 0 else _listing(DeltaTable(self.path(table), version=version))
+        return then
 
     def reaches(self, table: str, venue: str, start: datetime, end: datetime, symbol: str | None = None) -> bool:
         """Whether a file of `table` may hold rows with `ts` in (start, end]. Reads the log alone."""

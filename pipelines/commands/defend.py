@@ -2,11 +2,22 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands.shared import ConfigOption, JsonOption, LakeOption, VenueOption, emit, need_lake, open_lake
+from pipelines.commands.shared import (
+    ConfigOption,
+    FromOption,
+    JsonOption,
+    LakeOption,
+    ToOption,
+    VenueOption,
+    emit,
+    need_lake,
+    open_lake,
+    span_text,
+)
 from pipelines.errors import InputError
 from pipelines.times import parse_time
 
@@ -25,19 +36,38 @@ def policy(
 
 
 def replay(
-    verify: Annotated[bool, typer.Option("--verify", help="Check the audit log's hash chain.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the audit log's hash chain and seal.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Recompute every decision and compare byte by byte.")] = False,
+    start: FromOption = None,
+    end: ToOption = None,
     config: ConfigOption = None,
     lake: LakeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify the audit log: every entry, in order, unchanged."""
-    from pipelines.guard import verify_audit
+    """Verify the audit log, or recompute it from the inputs and policies it names; exit code 1 where it differs."""
+    from pipelines.audit import verify_audit
+    from pipelines.replay import INTACT, check_replay, check_sentence
 
-    if not verify:
-        raise InputError("say what to replay", mend="use `cascadeguard replay --verify`")
+    if verify == check:
+        raise InputError(
+            "say what to replay", mend="use `cascadeguard replay --verify` or `cascadeguard replay --check`"
+        )
+    if verify and (start or end):
+        raise InputError("the chain is verified whole", mend="leave out --from and --to, or use --check")
     _, store = open_lake(config, lake)
     need_lake(store)
-    emit(verify_audit(store), as_json, lambda s: f"audit log intact: {s['entries']:,} entries")
+    if verify:
+        emit(verify_audit(store), as_json, _verified)
+        return
+    found = check_replay(store, span_text(start, end))
+    emit(found, as_json, check_sentence)
+    if found.verdict != INTACT:
+        raise typer.Exit(1)
+
+
+def _verified(found: dict[str, Any]) -> str:
+    runs = f"{found['runs']:,} run" + "s" * (found["runs"] != 1)
+    return f"audit log intact: {found['decisions']:,} decisions of {runs}; keep its last hash: {found['last_hash']}"
 
 
 def explain(
@@ -47,7 +77,7 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Tell one decision in a minute: what was seen, the limit, what is allowed, why, what would clear it."""
-    from pipelines.guard import explain_decision, explain_sentence
+    from pipelines.explain import explain_decision, explain_sentence
 
     _, store = open_lake(config, lake)
     need_lake(store)

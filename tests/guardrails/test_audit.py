@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guardrails.audit import GENESIS, chain, verify
+from guardrails.audit import GENESIS, BrokenLogError, Seal, chain, verify, walk
 
 ENTRIES = [{"rule": "price_band", "n": i, "at": datetime(2026, 1, 5, i, tzinfo=UTC), "limit": None} for i in range(6)]
 LINES = chain(ENTRIES, GENESIS)
@@ -81,3 +81,44 @@ def test_an_entry_forged_with_a_fitting_hash_breaks_the_line_after_it():
 def test_what_json_cannot_hold_is_refused(entry, error):
     with pytest.raises(error):
         chain([entry], GENESIS)
+
+
+SEAL = Seal(6, verify(LINES).last_hash)
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_a_seal_tells_how_many_lines_were_cut_off(count):
+    report = verify(LINES[:count], seal=SEAL)
+    said = f"missing: 6 entries were sealed, the log ends after {count}"
+    assert (report.ok, report.entries, report.line, report.reason) == (False, count, count + 1, said)
+
+
+def test_a_seal_tells_lines_that_came_after_it_sound_or_not():
+    more = chain([{"n": 7}], SEAL.sha256, first_seq=6)
+    for line in (more[0], more[0][:20], "", LINES[0]):
+        report = verify([*LINES, line], seal=SEAL)
+        assert (report.ok, report.line, report.entries) == (False, 7, 6)
+        assert "was never sealed: 6 entries were" in report.reason
+    assert verify(LINES, seal=SEAL) == verify(LINES)
+
+
+def test_a_log_written_anew_from_any_line_on_is_not_the_one_that_was_sealed():
+    for start in range(6):
+        previous = json.loads(LINES[start - 1])["sha256"] if start else GENESIS
+        anew = chain([{**entry, "rule": "other"} for entry in ENTRIES[start:]], previous, first_seq=start)
+        report = verify([*LINES[:start], *anew], seal=SEAL)
+        assert (report.line, report.entries) == (6, 5)
+        assert "it or one before it was written anew" in report.reason
+
+
+def test_an_empty_log_has_a_seal_too():
+    assert verify([], seal=Seal()).ok
+    assert verify(LINES[:1], seal=Seal()).line == 1
+
+
+def test_entries_are_given_out_only_while_their_lines_are_sound():
+    walked = walk([*LINES[:3], *LINES[4:]])
+    assert [next(walked)[0]["n"] for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(BrokenLogError, match="line 4 number must be 3, was 4"):
+        next(walked)
+    assert [own for _, own in walk(LINES)] == [json.loads(line)["sha256"] for line in LINES]

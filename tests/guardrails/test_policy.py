@@ -29,7 +29,7 @@ def test_every_violation_is_listed_at_once(policy_text):
     text = (
         policy_text.replace("version = 1 ", "version = 0 ")
         .replace("leverage_floor = 2 ", "leverage_floor = nan ")
-        .replace("delay_min = 0 ", "delays_min = 0 ")
+        .replace("loosen_delay_min = 10 ", "loosen_delays_min = 10 ")
         .replace("price_age_s_max = 300 ", 'price_age_s_max = "soon" ')
     )
     with pytest.raises(PolicyError) as caught:
@@ -38,8 +38,8 @@ def test_every_violation_is_listed_at_once(policy_text):
         "`version` must be from 1 to 1e+09, was 0",
         "`inputs.price_age_s_max` must be a finite number, was 'soon'",
         "`caps.leverage_floor` must be a finite number, was nan",
-        "`proposal.delays_min` is not a setting",
-        "`proposal.delay_min` is missing",
+        "`proposal.loosen_delays_min` is not a setting",
+        "`proposal.loosen_delay_min` is missing",
     )
 
 

@@ -11,6 +11,7 @@ from guardrails.breakers import RULES as RULES_BY_CARD
 from guardrails.decide import RULES
 from guardrails.ladder import ACTIONS, MEANING
 from guardrails.policy import TABLES
+from guardrails.validity import markdown
 
 README = Path(str(guardrails.__file__)).with_name("README.md").read_text(encoding="utf-8")
 POLICY = tomllib.loads(Path(str(guardrails.__file__)).with_name("policy.toml").read_text(encoding="utf-8"))
@@ -18,7 +19,7 @@ ROWS = {line.split("|")[1].strip().strip("`"): line for line in README.splitline
 SECTIONS = {"policy": {name: POLICY[name] for name in ("version", "ttl_min")}, "inputs": POLICY["inputs"],
             "proposal": POLICY["proposal"], "associated": POLICY["associated"], "margin": POLICY["margin"],
             "throttle": POLICY["throttle"], "fund": POLICY["fund"], "clusters": POLICY["clusters"],
-            **POLICY["breakers"]}  # fmt: skip
+            "validity": POLICY["validity"], **POLICY["breakers"]}  # fmt: skip
 CAPS = ("leverage_cap", "exposure_cap", "cluster_cap", "collateral_cap", "venue_collateral_cap", "concentration",
         "account_ceiling")  # fmt: skip
 
@@ -51,3 +52,7 @@ def test_the_table_of_what_is_off_is_what_the_breakers_need():
     needed = {table: {card.name for card in RULES_BY_CARD if table in card.needs} for table in TABLES}
     rows = {line.split("|")[1].strip(): line.split("|")[2] for line in README.splitlines() if line.startswith("| ")}
     assert {table: set(re.findall(r"`(\w+)`", rows[table])) for table in TABLES} == needed
+
+
+def test_the_table_of_what_each_fault_blocks_is_the_one_in_the_code():
+    assert markdown() in README
