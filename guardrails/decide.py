@@ -17,6 +17,7 @@ from guardrails.facts import ALL, KEY, UTC_US, Shape, checked, facts_on, first_r
 from guardrails.known import LOOP_GAIN, with_told
 from guardrails.ladder import ACTIONS
 from guardrails.policy import LOOKBACK_MIN, Policy
+from guardrails.throttle import throttle
 from guardrails.venue import venue_facts, with_tripped_share
 
 RULES = (*(card.name for card in breakers.RULES), associated.ASSOCIATED, caps.LEVERAGE_CAP, caps.EXPOSURE_CAP)
@@ -34,6 +35,8 @@ LIMITS: Shape = {
     "expires_at": UTC_US,
     "policy_version": pl.Int64,
     "policy_sha256": pl.String,
+    "throttle_usd_min": pl.Int64,  # dollars that may be forced in the next minute
+    "throttle_reason": pl.String,  # why, where it is not the most
     **validity.COLUMNS,  # the actions that a data fault blocks, joined by ", ", and why
 }
 DECISIONS: Shape = {
@@ -78,11 +81,12 @@ Verdicts: TypeAlias = dict[str, pl.DataFrame]  # by rule
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What `decide` returns; the tables' columns are `LIMITS`, `DECISIONS`, `accounts.SCHEMA` and `STATE`."""
+    """What `decide` returns; columns are `LIMITS`, `DECISIONS`, `accounts.SCHEMA`, `exposures.SCHEMA`, `STATE`."""
 
     limits: pl.DataFrame
     decisions: pl.DataFrame
     account_decisions: pl.DataFrame
+    exposure_decisions: pl.DataFrame
     state: pl.DataFrame
 
 
@@ -241,7 +245,7 @@ def _stamp(policy: Policy) -> dict[str, pl.Expr]:
     }
 
 
-def _limits(symbol: Verdicts, venue: Verdicts, facts: pl.DataFrame, policy: Policy) -> pl.DataFrame:
+def _limits(symbol: Verdicts, venue: Verdicts, facts: pl.DataFrame, flow: pl.DataFrame, policy: Policy) -> pl.DataFrame:
     names = sorted([*symbol, *venue])
     binding, reason = _binding([name for name in names if name not in (caps.LEVERAGE_CAP, caps.EXPOSURE_CAP)])
     worst = pl.max_horizontal(*(f"{name}:severity" for name in names))
@@ -250,6 +254,7 @@ def _limits(symbol: Verdicts, venue: Verdicts, facts: pl.DataFrame, policy: Poli
     reasons = pl.concat_str(*(f"{name}:reason" for name in names), separator=" | ", ignore_nulls=True)
     return (
         validity.with_validity(_wide(symbol, venue), facts, policy)
+        .join(flow, on=list(KEY), how="left", maintain_order="left")
         .with_columns(
             action=worst.replace_strict(list(range(len(ACTIONS))), list(ACTIONS), return_dtype=pl.String),
             leverage_cap=pl.when(worst > 0).then(floored).otherwise(leverage),
@@ -323,7 +328,11 @@ def _on(verdicts: Verdicts, ticks: pl.Series) -> Verdicts:
 
 def _nothing(state: pl.DataFrame) -> Decided:
     return Decided(
-        pl.DataFrame(schema=LIMITS), pl.DataFrame(schema=DECISIONS), pl.DataFrame(schema=accounts.SCHEMA), state
+        pl.DataFrame(schema=LIMITS),
+        pl.DataFrame(schema=DECISIONS),
+        pl.DataFrame(schema=accounts.SCHEMA),
+        pl.DataFrame(schema=exposures.SCHEMA),
+        state,
     )
 
 
@@ -377,10 +386,13 @@ def decide(
     signed = breakers.resets_by_minute(resets, venue)
     symbol, whole = _judged(facts, tables, policy, state=carried, resets=signed, after=after)
     ticks = bars["ts"].unique().sort()
-    limits = _limits(_on(symbol, ticks), _on(whole, ticks), facts, policy)
+    flow = throttle(facts, bars, policy).select(*KEY, throttle_usd_min="left_usd", throttle_reason="reason")
+    limits = _limits(_on(symbol, ticks), _on(whole, ticks), facts, flow, policy)
     decisions = _decisions(_on(symbol | whole, ticks), carried, policy)
     if since is not None:
         limits, decisions = limits.filter(pl.col("ts") > since), decisions.filter(pl.col("ts") > since)
     priced = limits.join(facts.select(*KEY, "price"), on=KEY, how="left")
-    over = accounts.over_caps(positions, collateral, priced, ticks, policy, since=since if since is not None else after)
-    return Decided(limits.sort(KEY), decisions, over, _state_at_end(symbol | whole, firsts, end))
+    new = since if since is not None else after
+    over = accounts.over_caps(positions, collateral, priced, ticks, policy, since=new)
+    crowded = exposures.over_limits(positions, collateral, facts, ticks, policy, since=new)
+    return Decided(limits.sort(KEY), decisions, over, crowded, _state_at_end(symbol | whole, firsts, end))

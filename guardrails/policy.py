@@ -7,6 +7,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from statistics import NormalDist
 from typing import Any, TypeVar
 
@@ -217,9 +218,13 @@ class Validity:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The whole policy. `sha256` is of its content: comments, spacing and the order of keys do not change it."""
+    """The whole policy. `sha256` is of its content: comments, spacing and the order of keys do not change it.
+
+    `effective_from` is the first minute that it judges: bars stamped then or later, until a newer policy takes over.
+    """
 
     version: int
+    effective_from: datetime
     ttl_min: int
     inputs: Inputs
     breakers: Mapping[str, Breaker]
@@ -240,6 +245,14 @@ def _number_fault(value: Any, whole: bool, low: float, high: float) -> str | Non
     if whole and not isinstance(value, int):
         return f"must be a whole number, was {value!r}"
     return None if low <= value <= high else f"must be from {low:g} to {high:g}, was {value!r}"
+
+
+def _date_fault(value: Any) -> str | None:
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        return f"must be a time with a zone, such as 2026-01-05T00:00:00Z, was {value}"
+    if not 2000 <= value.year <= 2999:
+        return f"must lie between the years 2000 and 2999, was {value}"
+    return f"must be a full minute, was {value}" if value.second or value.microsecond else None
 
 
 def _list_fault(values: Any, spec: Mapping[str, Any]) -> str | None:
@@ -427,14 +440,16 @@ def parse_policy(text: str) -> Policy:
     except tomllib.TOMLDecodeError as error:
         raise PolicyError([f"the policy is not TOML: {error}"]) from None
     sections = (
-        "version", "ttl_min", "inputs", "breakers", "associated", "caps", "margin", "throttle", "fund", "clusters",
-        "proposal", "validity",
+        "version", "effective_from", "ttl_min", "inputs", "breakers", "associated", "caps", "margin", "throttle",
+        "fund", "clusters", "proposal", "validity",
     )  # fmt: skip
     violations = [f"`{name}` is not a setting" for name in sorted(given.keys() - set(sections))]
     for name, high in (("version", 10**9), ("ttl_min", 1_440)):
         fault = _number_fault(given.get(name), True, 1, high)
         if fault is not None:
             violations.append(f"`{name}` {fault}")
+    fault = _date_fault(given.get("effective_from"))
+    violations += [] if fault is None else [f"`effective_from` {fault}"]
     inputs = _section(Inputs, "inputs", given.get("inputs"), violations)
     breakers = _breakers(given.get("breakers"), violations)
     associated = _section(Associated, "associated", given.get("associated"), violations)
@@ -461,8 +476,10 @@ def parse_policy(text: str) -> Policy:
         or validity is None
     ):
         raise PolicyError(violations)
+    since = given["effective_from"].astimezone(UTC)
     content = {
         "version": given["version"],
+        "effective_from": since.isoformat(),
         "ttl_min": given["ttl_min"],
         "inputs": asdict(inputs),
         "breakers": {name: asdict(rule) for name, rule in breakers.items()},
@@ -476,7 +493,7 @@ def parse_policy(text: str) -> Policy:
         "validity": asdict(validity),
     }
     return Policy(
-        version=given["version"], ttl_min=given["ttl_min"], inputs=inputs, breakers=breakers, associated=associated,
-        caps=caps, margin=margin, throttle=throttle, fund=fund, clusters=clusters, proposal=proposal,
-        validity=validity, sha256=_content_sha256(content),
+        version=given["version"], effective_from=since, ttl_min=given["ttl_min"], inputs=inputs, breakers=breakers,
+        associated=associated, caps=caps, margin=margin, throttle=throttle, fund=fund, clusters=clusters,
+        proposal=proposal, validity=validity, sha256=_content_sha256(content),
     )  # fmt: skip

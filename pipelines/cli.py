@@ -3,9 +3,11 @@
 import logging
 import sys
 import traceback
+from typing import Any
 
 import structlog
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from pipelines.commands import data, defend, judge, models, operate, start, training
@@ -22,8 +24,23 @@ COMMANDS = (  # in the order data flows
     ("Explain and defend", (defend.policy, defend.replay, defend.explain, defend.bands, defend.stress, defend.graph)),
 )
 
+NAMES = [
+    command.info.name if isinstance(command, typer.Typer) else command.__name__
+    for _, commands in COMMANDS
+    for command in commands
+]
+
+
+class InOrder(TyperGroup):
+    """Lists commands as `COMMANDS` does; typer alone lists those that hold others after the rest."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=NAMES.index)
+
+
 app = typer.Typer(
     name="cascadeguard",
+    cls=InOrder,
     help="Early warning and guardrails for liquidation cascades at perpetual-futures venues.",
     no_args_is_help=False,
     add_completion=False,

@@ -1,10 +1,10 @@
 """Step `guard`: bars and policy -> limits, decisions, audit log; the model's wish enters last and only tightens."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,17 @@ import polars as pl
 
 from guardrails.decide import RULES, Decided, decide, empty_state
 from guardrails.facts import KEY, NUMBERS
-from guardrails.policy import LOOKBACK_MIN, Policy, PolicyError, parse_policy
+from guardrails.policy import LOOKBACK_MIN, Policy
 from guardrails.proposal import bounded, judged
 from pipelines.audit import Appended, Run, append_run, content_of, keep_policy
 from pipelines.bars import build_bars
 from pipelines.config import Config
 from pipelines.errors import InputError
 from pipelines.lake import SCHEMAS, Lake
+from pipelines.policies import in_force_over, policy_files
 from pipelines.times import Interval
 
+TIER_COLUMNS = ("leverage_max", "maintenance_rate", "deduction_usd")
 PRICE_AGE_MAX = timedelta(hours=1)  # of an asset held as collateral
 SOURCES = ("bars", "positions", "collateral", "marks", "instruments", "resets", "guard_state")  # what `observed` reads
 
@@ -38,36 +40,14 @@ class GuardSummary:
     new_audit_entries: int
     tripped: list[dict[str, Any]]  # first observed breach per symbol and rule
     notes: list[str] = field(default_factory=list)
+    earlier_policies: tuple[int, ...] = ()  # versions that judged minutes before this one took over
 
 
-def read_policy(config: Config) -> Policy:
-    """The policy of the settings, else the one that comes with the package; InputError lists every violation."""
-    return read_policy_text(config)[0]
-
-
-def read_policy_text(config: Config) -> tuple[Policy, str]:
-    """The policy and the text that it was read from."""
-    shipped = resources.files("guardrails").joinpath("policy.toml")
-    where = config.policy if config.policy is not None else "guardrails/policy.toml"
-    try:
-        text = config.policy.read_text(encoding="utf-8") if config.policy else shipped.read_text(encoding="utf-8")
-        return parse_policy(text), text
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the policy cannot be read ({error})", where=where) from None
-    except PolicyError as error:
-        raise InputError(f"the policy is not valid: {' | '.join(str(error).splitlines())}", where=where) from None
-
-
-def policy_summary(policy: Policy) -> dict[str, Any]:
-    return {"version": policy.version, "sha256": policy.sha256}
-
-
-def _tiers(lake: Lake, venue: str) -> pl.DataFrame | None:
-    """`symbol, leverage_max` of the newest instruments; None where the venue's tiers are not known."""
-    newest = lake.scan("instruments", venue).sort("effective_from").group_by("symbol").last()
-    leverage = pl.col("tiers").list.eval(pl.element().struct.field("leverage_max"))
-    rows = newest.select("symbol", leverage_max=leverage).explode("leverage_max").drop_nulls().collect()
-    return None if rows.is_empty() else rows
+def _tiers(lake: Lake, venue: str) -> pl.DataFrame:
+    """One row per tier of the newest instruments: `symbol, leverage_max, maintenance_rate, deduction_usd`."""
+    newest = lake.scan("instruments", venue).sort("effective_from").group_by("symbol", maintain_order=True).last()
+    rows = newest.select("symbol", "tiers").explode("tiers").drop_nulls().collect()
+    return rows.select("symbol", *(pl.col("tiers").struct.field(name) for name in TIER_COLUMNS)).sort(pl.all())
 
 
 def add_resets(lake: Lake, path: Path) -> int:
@@ -139,33 +119,45 @@ def priced_collateral(collateral: pl.DataFrame, marks: pl.LazyFrame, instruments
     return joined.drop("symbol").collect()
 
 
-def observed(lake: Lake, venue: str, interval: Interval) -> dict[str, pl.DataFrame]:
+def state_before(lake: Lake, venue: str, start: datetime) -> pl.DataFrame:
+    """The newest state that a run up to `start` left, at most `LOOKBACK_MIN` old; empty where none did.
+
+    A run ends at its last minute with bars, so a venue that fell silent has left it some minutes before `start`.
+    """
+    left = lake.scan("guard_state", venue, start - timedelta(minutes=LOOKBACK_MIN), start)
+    newest = left.filter(pl.col("ts") == pl.col("ts").max()).collect()
+    return newest if newest.height else empty_state()
+
+
+def observed(lake: Lake, venue: str, interval: Interval, policy: Policy) -> dict[str, pl.DataFrame]:
     """What the rules read, by the name that `decide` gives it: facts, a person's resets, the state of the run before.
 
-    Bars hold the columns that rules know, and no other.
+    Bars hold the columns that rules know, and no other. Collateral reaches back as far as the fund's window asks.
     """
     since = interval.start - timedelta(minutes=LOOKBACK_MIN)
-    minute = timedelta(minutes=1)
-    left = lake.scan("guard_state", venue, interval.start - minute, interval.start)
-    tiers = _tiers(lake, venue)
+    deposited = since - timedelta(minutes=policy.fund.window_min + policy.inputs.collateral_age_min_max)
     return {
         "bars": lake.scan("bars", venue, since, interval.end).select(*KEY, *NUMBERS).collect(),
         "positions": lake.scan("positions", venue, since, interval.end).collect(),
         "collateral": priced_collateral(
-            lake.scan("collateral", venue, since, interval.end).collect(),
-            lake.scan("marks", venue, since - PRICE_AGE_MAX, interval.end),
+            lake.scan("collateral", venue, deposited, interval.end).collect(),
+            lake.scan("marks", venue, deposited - PRICE_AGE_MAX, interval.end),
             lake.scan("instruments", venue),
         ),
-        "tiers": pl.DataFrame(schema={"symbol": pl.String, "leverage_max": pl.Float64}) if tiers is None else tiers,
+        "tiers": _tiers(lake, venue),
         "resets": lake.scan("resets", venue, interval.start, interval.end).collect(),
-        "state": left.filter(pl.col("ts") == interval.start).collect(),
+        "state": state_before(lake, venue, interval.start),
     }
 
 
 def judge(seen: Mapping[str, pl.DataFrame], policy: Policy, since: datetime) -> Decided:
     """Hard limits and decisions: observed facts and policy only, continued from the state the run before left."""
-    state = seen["state"] if seen["state"].height else empty_state()
-    return decide(policy=policy, since=since, **{**seen, "state": state})
+    return decide(policy=policy, since=since, **seen)
+
+
+def decide_venue(lake: Lake, venue: str, interval: Interval, policy: Policy, state: pl.DataFrame) -> Decided:
+    """Hard limits and decisions of one policy: observed facts only, continued from `state`. Writes nothing."""
+    return judge(observed(lake, venue, interval, policy) | {"state": state}, policy, interval.start)
 
 
 def outputs(decided: Decided) -> dict[str, pl.DataFrame]:
@@ -173,6 +165,7 @@ def outputs(decided: Decided) -> dict[str, pl.DataFrame]:
     return {
         "limits": decided.limits,
         "account_decisions": decided.account_decisions,
+        "exposure_decisions": decided.exposure_decisions,
         "state": decided.state,
     }
 
@@ -180,15 +173,23 @@ def outputs(decided: Decided) -> dict[str, pl.DataFrame]:
 def guard_venue(lake: Lake, venue: str, interval: Interval, config: Config) -> GuardSummary:
     """Judge every minute of `interval`, append what is new to the audit log, then write limits and decisions.
 
-    Needs no score and no registry: without them the hard limits are the same and nothing is tightened further. The
-    log comes first: no limit is in force that it does not account for.
+    Each policy judges its own minutes, as a run of its own that goes on from the state of the one before. Needs no
+    score and no registry: without them the hard limits are the same and nothing is tightened further. The log comes
+    first: no limit is in force that it does not account for.
     """
-    policy, text = read_policy_text(config)
+    files = policy_files(config)
+    texts = {file.policy.sha256: file.text for file in files}
+    parts = in_force_over([file.policy for file in files], interval)
+    return _together(interval, [_guard_under(lake, venue, part, one, texts[one.sha256]) for part, one in parts])
+
+
+def _guard_under(lake: Lake, venue: str, interval: Interval, policy: Policy, text: str) -> GuardSummary:
+    """`guard_venue` over minutes that one policy judges."""
     if lake.scan("bars", venue, interval.start, interval.end).head(1).collect().is_empty():
         build_bars(lake, venue, Interval(interval.start - timedelta(minutes=LOOKBACK_MIN), interval.end))
 
     versions = {table: lake.version(table) for table in SOURCES}
-    seen = observed(lake, venue, interval)
+    seen = observed(lake, venue, interval, policy)
     decided = judge(seen, policy, interval.start)
     limits, notes = _with_wishes(lake, venue, interval, decided.limits, policy)
     run = Run(venue, interval, policy.version, policy.sha256, content_of(seen), content_of(outputs(decided)), versions)
@@ -200,11 +201,30 @@ def guard_venue(lake: Lake, venue: str, interval: Interval, config: Config) -> G
             ("limits", limits),
             ("decisions", decided.decisions),
             ("account_decisions", decided.account_decisions),
-            ("guard_state", decided.state),
+            ("exposure_decisions", decided.exposure_decisions),
+            ("guard_state", decided.state.filter(pl.col("ts") > interval.start)),  # not the state it began with
         ):
             lake.replace(table, frame, venue, interval.start, interval.end)
     notes += _cut_note(appended)
     return _summary(venue, interval, policy, decided, appended.decisions, notes=notes)
+
+
+def _together(interval: Interval, parts: Sequence[GuardSummary]) -> GuardSummary:
+    """One summary of consecutive parts; the policy is the last one's."""
+    first = {(trip["entity"], trip["rule"]): trip for part in reversed(parts) for trip in reversed(part.tripped)}
+    by_rule = sum((Counter(part.by_rule) for part in parts), Counter[str]())
+    return replace(
+        parts[-1],
+        interval=str(interval),
+        rows=sum(part.rows for part in parts),
+        decisions=sum(part.decisions for part in parts),
+        by_rule=dict(sorted(by_rule.items())),
+        account_decisions=sum(part.account_decisions for part in parts),
+        new_audit_entries=sum(part.new_audit_entries for part in parts),
+        tripped=sorted(first.values(), key=lambda trip: (trip["ts"], trip["entity"])),
+        notes=[note for part in parts for note in part.notes],
+        earlier_policies=tuple(part.policy_version for part in parts[:-1]),
+    )
 
 
 def _with_wishes(
@@ -269,9 +289,10 @@ def _cut_note(appended: Appended) -> list[str]:
 
 
 def guard_sentence(summary: GuardSummary) -> str:
+    since = "".join(f"policy {version}, then " for version in summary.earlier_policies)
     lines = [
         f"{summary.venue}: {summary.decisions:,} decisions over {summary.rows:,} symbol minutes, "
-        f"policy {summary.policy_version} ({summary.policy_sha256[:12]}), "
+        f"{since}policy {summary.policy_version} ({summary.policy_sha256[:12]}), "
         f"{summary.new_audit_entries:,} new audit entries"
     ]
     lines += [f"  {trip['ts']} {trip['entity']:<16} {trip['rule']:<22} {trip['reason']}" for trip in summary.tripped]

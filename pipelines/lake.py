@@ -30,6 +30,7 @@ from features.matrix import HEALTH_SCHEMA, KEY
 from features.schema import CANONICAL, DERIVED, UTC_US, Bars, IngestLog, Quarantine, polars_schema
 from guardrails.accounts import SCHEMA as ACCOUNT_DECISIONS
 from guardrails.decide import DECISIONS, LIMITS, STATE
+from guardrails.exposures import SCHEMA as EXPOSURE_DECISIONS
 from guardrails.proposal import EFFECTIVE
 from pipelines.encoding import decode, encode, physical_schema, write
 
@@ -51,6 +52,7 @@ SCHEMAS: dict[str, pl.Schema] = {
     "limits": pl.Schema(LIMITS | EFFECTIVE),
     "decisions": pl.Schema(DECISIONS),
     "account_decisions": pl.Schema(ACCOUNT_DECISIONS),
+    "exposure_decisions": pl.Schema(EXPOSURE_DECISIONS),
     "guard_state": pl.Schema(STATE),
     "resets": pl.Schema(
         {"venue": pl.String(), "symbol": pl.String(), "ts": UTC_US, "rule": pl.String(), "by": pl.String()}

@@ -108,7 +108,7 @@ def _recompute(lake: Lake, logged: _Logged) -> tuple[Difference | None, bool]:
     if isinstance(policy, str):
         found = _Found("policy", "text", logged.run["policy_sha256"], policy)
         return _difference(logged, found, BROKEN, policy), False
-    seen, changed, then = _inputs_then(lake, logged)
+    seen, changed, then = _inputs_then(lake, logged, policy)
     decided = judge(seen, policy, logged.interval.start)
     fresh = [row for row in decided.decisions.iter_rows(named=True) if row["decision_id"] not in logged.held]
     different = _first_difference(logged, fresh, content_of(outputs(decided)))
@@ -127,14 +127,14 @@ def _policy_then(lake: Lake, sha256: str) -> Policy | str:
     return policy if policy.sha256 == sha256 else "the policy that is kept has another hash: its text was changed"
 
 
-def _inputs_then(lake: Lake, logged: _Logged) -> tuple[dict[str, pl.DataFrame], list[str], bool]:
+def _inputs_then(lake: Lake, logged: _Logged, policy: Policy) -> tuple[dict[str, pl.DataFrame], list[str], bool]:
     """The inputs of a run, which of them are not what it read, and whether they are of the lake's past."""
-    seen = observed(lake, logged.run["venue"], logged.interval)
+    seen = observed(lake, logged.run["venue"], logged.interval, policy)
     changed = _changed(seen, logged.run)
     if not changed:
         return seen, [], False
     try:
-        past = observed(lake.as_of(logged.run["versions"]), logged.run["venue"], logged.interval)
+        past = observed(lake.as_of(logged.run["versions"]), logged.run["venue"], logged.interval, policy)
     except Exception:  # files of an old version are swept in time; whatever cannot be read is not there
         return seen, changed, False
     return (seen, changed, False) if _changed(past, logged.run) else (past, [], True)

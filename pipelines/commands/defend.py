@@ -1,10 +1,12 @@
 """Commands that explain and defend: policy, audit log, decisions."""
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pipelines.commands.shared import (
     ConfigOption,
@@ -13,26 +15,108 @@ from pipelines.commands.shared import (
     LakeOption,
     ToOption,
     VenueOption,
+    each_venue,
     emit,
+    emit_venues,
     need_lake,
     open_lake,
     span_text,
 )
 from pipelines.errors import InputError
+from pipelines.progress import progress
 from pipelines.times import parse_time
 
 
-def policy(
-    file: Annotated[Path | None, typer.Argument(help="A policy file; default the one in force.")] = None,
+class ShowUnlessNamed(TyperGroup):
+    """`policy [FILE]` without a command's name is `policy show [FILE]`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = bool(args) and (args[0] in self.commands or args[0] == "--help")
+        return super().parse_args(ctx, args if named else ["show", *args])
+
+
+policy = typer.Typer(
+    name="policy",
+    cls=ShowUnlessNamed,
+    help="The guardrail policy: check it, compare two, try one on history. Alone: version and hash of FILE, or of the "
+    "one in force.",
+    no_args_is_help=False,
+)
+
+
+@policy.command("show", hidden=True)
+def policy_show(
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A policy; default the one in force.")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Validate a guardrail policy whole and print its version and hash."""
-    from pipelines.guard import policy_summary, read_policy
+    from pipelines.policies import policy_in_force, policy_summary, read_policies, read_policy
 
     settings, _ = open_lake(config, None)
-    chosen = read_policy(settings if file is None else settings.model_copy(update={"policy": file}))
+    chosen = read_policy(file) if file else policy_in_force(read_policies(settings), datetime.now(UTC))
     emit(policy_summary(chosen), as_json, lambda s: f"policy {s['version']} is valid, sha256 {s['sha256']}")
+
+
+@policy.command("check")
+def policy_check(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="A policy or a directory of them; default the settings'.")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Validate a policy whole, and run the worked examples in its comments through the real rules.
+
+    An example is a comment line such as `#> price_band: observed 5 % -> open, reduce_only`.
+    """
+    from pipelines.policies import check_policies
+
+    settings, _ = open_lake(config, None)
+    emit(check_policies(file or settings.policy), as_json, lambda s: s.sentence())
+
+
+@policy.command("diff")
+def policy_diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="The policy before.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The policy after.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What policy B changes of A, in words: every setting that differs, tighter or looser, and what that means."""
+    from pipelines.policies import diff_files, diff_sentence
+
+    open_lake(config, None)
+    emit(diff_files(a, b), as_json, diff_sentence)
+
+
+@policy.command("trial")
+def policy_trial(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The new policy.")],
+    start: FromOption = None,
+    end: ToOption = None,
+    venue: VenueOption = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a self-contained page too.")
+    ] = None,
+    config: ConfigOption = None,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a new policy would have changed over stored history; nothing is written to the lake."""
+    from pipelines.pages import write_page
+    from pipelines.policies import read_policy
+    from pipelines.policy_trial import trial_page, trial_sentence, try_policy
+
+    new = read_policy(file)
+    with progress("trial") as say:
+        summaries = [
+            try_policy(store, name, span, settings, new, say=say)
+            for store, name, span, settings in each_venue(config, lake, venue, start, end)
+        ]
+    if html is not None:
+        write_page(html, trial_page(summaries), "--html")
+    emit_venues(summaries, as_json, trial_sentence)
 
 
 def replay(

@@ -1,6 +1,7 @@
 """The policy is read whole or not at all."""
 
 import re
+from datetime import UTC, datetime
 
 import pytest
 
@@ -86,6 +87,39 @@ def test_every_violation_is_listed_at_once(policy_text):
 def test_a_number_that_would_make_a_rule_unsafe_is_refused(edited, change, words):
     with pytest.raises(PolicyError, match=re.escape(words)):
         parse_policy(edited(**change))
+
+
+def test_the_date_is_a_time_in_utc_and_part_of_the_hash(shipped, policy_text):
+    assert shipped.effective_from == datetime(2015, 1, 1, tzinfo=UTC)
+    elsewhere = parse_policy(policy_text.replace("2015-01-01T00:00:00Z", "2015-01-01T05:30:00+05:30"))
+    assert (elsewhere.sha256, elsewhere.effective_from.tzinfo) == (shipped.sha256, UTC)
+    later = parse_policy(policy_text.replace("2015-01-01T00:00:00Z", "2015-01-01T00:01:00Z"))
+    assert later.sha256 != shipped.sha256
+
+
+@pytest.mark.parametrize(
+    ("date", "words"),
+    [
+        ("2015-01-01T00:00:00", "must be a time with a zone, such as 2026-01-05T00:00:00Z, was 2015-01-01 00:00:00"),
+        ("2015-01-01", "must be a time with a zone"),
+        ("true", "must be a time with a zone"),
+        ('"2015-01-01T00:00:00Z"', "must be a time with a zone"),
+        ("2015-01-01T00:00:30Z", "must be a full minute, was 2015-01-01 00:00:30+00:00"),
+        ("2015-01-01T00:00:00.5Z", "must be a full minute"),
+        ("2015-01-01T00:00:00+00:00:30", "is not TOML"),
+        ("0001-01-01T00:00:00+14:00", "must lie between the years 2000 and 2999, was 0001-01-01"),
+        ("9999-12-31T23:59:00-14:00", "must lie between the years 2000 and 2999"),
+    ],
+)
+def test_a_date_without_a_zone_or_off_the_minute_is_refused(policy_text, date, words):
+    with pytest.raises(PolicyError, match=re.escape(words)):
+        parse_policy(policy_text.replace("2015-01-01T00:00:00Z", date))
+
+
+def test_a_policy_without_a_date_is_refused(policy_text):
+    without = "\n".join(line for line in policy_text.splitlines() if not line.startswith("effective_from"))
+    with pytest.raises(PolicyError, match="`effective_from` must be a time with a zone"):
+        parse_policy(without)
 
 
 @pytest.mark.parametrize("text", ["", "version = ", "caps = 3"])

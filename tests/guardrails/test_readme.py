@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,17 @@ from guardrails.validity import markdown
 README = Path(str(guardrails.__file__)).with_name("README.md").read_text(encoding="utf-8")
 POLICY = tomllib.loads(Path(str(guardrails.__file__)).with_name("policy.toml").read_text(encoding="utf-8"))
 ROWS = {line.split("|")[1].strip().strip("`"): line for line in README.splitlines() if line.startswith("| `")}
-SECTIONS = {"policy": {name: POLICY[name] for name in ("version", "ttl_min")}, "inputs": POLICY["inputs"],
-            "proposal": POLICY["proposal"], "associated": POLICY["associated"], "margin": POLICY["margin"],
-            "throttle": POLICY["throttle"], "fund": POLICY["fund"], "clusters": POLICY["clusters"],
-            "validity": POLICY["validity"], **POLICY["breakers"]}  # fmt: skip
+SECTIONS = {"policy": {name: POLICY[name] for name in ("version", "effective_from", "ttl_min")},
+            "inputs": POLICY["inputs"], "proposal": POLICY["proposal"], "associated": POLICY["associated"],
+            "margin": POLICY["margin"], "throttle": POLICY["throttle"], "fund": POLICY["fund"],
+            "clusters": POLICY["clusters"], "validity": POLICY["validity"], **POLICY["breakers"]}  # fmt: skip
 CAPS = ("leverage_cap", "exposure_cap", "cluster_cap", "collateral_cap", "venue_collateral_cap", "concentration",
         "account_ceiling")  # fmt: skip
 
 
 def said(name, value):
+    if isinstance(value, datetime):
+        return f"`{name} = {value:%Y-%m-%dT%H:%M:%SZ}`"
     return f"`{name} = {'[' + ', '.join(map(str, value)) + ']' if isinstance(value, list) else value}`"
 
 
