@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from pipelines.commands import data, defend, judge, models, operate, start, training
+from pipelines.commands import data, defend, judge, loop, models, operate, start, training
 from pipelines.errors import InputError
 
 COMMANDS = (  # in the order data flows
@@ -21,7 +21,10 @@ COMMANDS = (  # in the order data flows
     ),
     ("Models", (training.train, judge.evaluate, models.models)),
     ("Score, guard, report", (operate.score, operate.guard, operate.report)),
-    ("Explain and defend", (defend.policy, defend.replay, defend.explain, defend.bands, defend.stress, defend.graph)),
+    (
+        "Explain and defend",
+        (defend.policy, defend.replay, defend.explain, defend.bands, defend.stress, loop.loop, defend.graph),
+    ),
 )
 
 NAMES = [

@@ -94,6 +94,8 @@ class Ledger:
         self.house_cash = HOUSE_EQUITY_SHARE * float(self.cash.sum())
         self.fund = settings.fund_account_usd * settings.accounts
         self.fees, self.bad_debt, self.adl = 0.0, 0.0, 0.0  # `adl`: what winners and house gave up against the mark
+        self.fund_draw = 0.0  # holes that the fund has covered
+        self.leverage_cap = np.full(shape[1], np.inf)  # of isolated positions opened from now on
         self.tokens = traits.token_share * self.cash
         self.cash = self.cash - self.tokens
         self.house_tokens, self.token_price, self.haircut = 0.0, 1.0, settings.stablecoin_haircut
@@ -143,14 +145,15 @@ class Ledger:
 
         The part that closes realises `closed * (price - entry)` into cash and frees its share of isolated margin; the
         part that opens adds `opened * price` to the cost and, on an isolated account, locks `|opened| * price /
-        leverage`. The taker fee is paid from cash.
+        min(leverage, leverage_cap)`. The taker fee is paid from cash.
         """
         before = self.qty[account, symbol]
         closed = np.where(before * dq < 0, np.sign(dq) * np.minimum(np.abs(dq), np.abs(before)), 0.0)
         share = np.divide(-closed, before, out=np.zeros_like(dq), where=before != 0)
         freed_cost, freed_margin = share * self.cost[account, symbol], share * self.isolated[account, symbol]
         opened = dq - closed
-        locked = np.where(self.traits.isolated[account], np.abs(opened) * price / self.traits.leverage[account], 0.0)
+        leverage = np.minimum(self.traits.leverage[account], self.leverage_cap[symbol])
+        locked = np.where(self.traits.isolated[account], np.abs(opened) * price / leverage, 0.0)
         self.qty[account, symbol] = before + dq
         self.cost[account, symbol] += opened * price - freed_cost
         self.isolated[account, symbol] += locked - freed_margin

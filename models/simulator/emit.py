@@ -18,7 +18,6 @@ from models.simulator.orders import UNKNOWN, OrderQueue, Touched
 from models.simulator.peg import stablecoin_symbol
 from models.simulator.record import HourRecord, Snapshot
 from models.simulator.settings import (
-    HOUR_S,
     Bools,
     Floats,
     Ints,
@@ -43,6 +42,7 @@ CHURN_SHARE = 0.12  # of the visible depth they replace then
 LEVELS_BPS = np.array([2.0, 10.0, 30.0, 80.0, 200.0, 400.0])
 LEVEL_WEIGHTS = np.array([0.15, 0.2, 0.2, 0.2, 0.15, 0.1])
 HOUSE = "house"
+FUND = "insurance_fund"
 ADL_WORD = 3
 SLICE_USD = 30_000.0  # a forced order of this size goes out in about two slices, one `e` times larger in one more
 SLICES_MAX = 10
@@ -115,7 +115,7 @@ class Emitter:
         [self.slices] = rng.spawn(1)
         count = len(settings.symbols)
         self.names = pl.Series(settings.symbols, dtype=pl.String)
-        self.accounts = pl.Series([*(f"a{number:06d}" for number in range(settings.accounts)), HOUSE])
+        self.accounts = pl.Series([*(f"a{number:06d}" for number in range(settings.accounts)), HOUSE, FUND])
         self.last_trade_id, self.last_seq = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
         self.tick = tick_usd(start_prices_usd(settings))
         self.half_spread = settings.half_spread_bps / 1e4
@@ -124,7 +124,7 @@ class Emitter:
         self.path = PATH_WORDS.index(settings.path.kind if settings.path.kind in PATH_WORDS else "gradual")
 
     def tables(self, record: HourRecord) -> dict[str, pl.DataFrame]:
-        """All tables of the hour."""
+        """All tables of the record."""
         forced = self._sliced(_join_forced(record, self.path))
         prints = self._prints(record, forced)
         lag_ms = self._latency_ms(record, prints)
@@ -241,7 +241,8 @@ class Emitter:
     def _book_events(self, record: HourRecord) -> pl.DataFrame:
         """Adds, cancels and trades per step, symbol and side: depth after = before + adds - cancels - trades."""
         net = record.depth_after - record.depth_before + record.taken
-        replaced = (self.rng.random(net.shape) < CHURN_PROBABILITY) & ~record.halted[:, None, None]
+        quoted = ~(record.halted[:, None] | record.still)[:, :, None]
+        replaced = (self.rng.random(net.shape) < CHURN_PROBABILITY) & quoted
         size = CHURN_SHARE * np.exp(0.6 * self.rng.standard_normal(net.shape)) * record.heat[:, :, None]
         replaced_usd = np.where(replaced, record.depth_after * size, 0.0)
         # Two-sided volume is refilled at once: that part of `net` is an add. The rest says whether makers came or left.
@@ -305,7 +306,7 @@ class Emitter:
         return np.asarray(np.sqrt(np.clip(record.taken.sum(axis=2) / usual, 1.0, 100.0)))
 
     def _book_depth(self, record: HourRecord) -> pl.DataFrame:
-        step = self._sampled_steps()
+        step = self._sampled_steps(record)
         bands = np.array(DEPTH_BANDS_BPS, dtype=np.float64)
         share = (bands / VISIBLE_BPS) ** self.settings.depth_exponent
         usd = record.depth_after[step][:, :, :, None] * share
@@ -321,19 +322,19 @@ class Emitter:
 
     # slow series
 
-    def _sampled_steps(self) -> Ints:
+    def _sampled_steps(self, record: HourRecord) -> Ints:
         """The last step that ends before each full minute, so that its row is known at the minute."""
-        end_s = (np.arange(HOUR_S // self.settings.step_s) + 1) * self.settings.step_s
+        end_s = (np.arange(record.token_price.size) + 1) * self.settings.step_s
         return np.flatnonzero(end_s // 60 != (end_s + self.settings.step_s) // 60)
 
-    def _minutes(self) -> tuple[Ints, Ints]:
+    def _minutes(self, record: HourRecord) -> tuple[Ints, Ints]:
         """Step and symbol of the rows of a table that is sampled every minute."""
-        step = self._sampled_steps()
+        step = self._sampled_steps(record)
         symbol, row = (axis.ravel() for axis in np.indices((len(self.names), step.size)))
         return step[row], symbol
 
     def _marks(self, record: HourRecord) -> pl.DataFrame:
-        at, symbol = self._minutes()
+        at, symbol = self._minutes(record)
         columns = {
             "mark": record.mark[at, symbol],
             "index": record.index[at, symbol],
@@ -344,14 +345,14 @@ class Emitter:
 
     def _token_marks(self, record: HourRecord) -> pl.DataFrame:
         """What the stablecoin is worth, as its spot market tells it."""
-        at = self._sampled_steps()
+        at = self._sampled_steps(record)
         columns = dict.fromkeys(("mark", "index", "last"), record.token_price[at])
         keys = self._keys(record, np.zeros(at.size, dtype=np.int64), (at + 1) * self.step_us, MARK_LATENCY_MS)
         named = pl.Series([stablecoin_symbol(self.settings)], dtype=pl.String).new_from_index(0, at.size)
         return _frame("marks", keys | columns | {"symbol": named})
 
     def _open_interest(self, record: HourRecord) -> pl.DataFrame:
-        at, symbol = self._minutes()
+        at, symbol = self._minutes(record)
         oi_base = record.oi_base[at, symbol]
         columns = {"oi_base": oi_base, "oi_usd": oi_base * record.mark[at, symbol]}
         return _frame("open_interest", self._keys(record, symbol, (at + 1) * self.step_us, OI_LATENCY_MS) | columns)
@@ -365,12 +366,15 @@ class Emitter:
         return _frame("funding", self._keys(record, symbol, at_us, OI_LATENCY_MS) | columns)
 
     def _collateral(self, record: HourRecord) -> pl.DataFrame:
-        """Cash in dollars, tokens where there are any; margin locked to isolated positions is not part of it."""
+        """Cash in dollars, tokens where there are any; margin locked to isolated positions is not part of it.
+
+        The insurance fund is an account of its own.
+        """
         shots, house = record.snapshots, self.settings.accounts
-        account: Ints = _joined([np.append(shot.owner, house) for shot in shots], np.int64)
-        cash = _joined([np.append(shot.cash_usd, shot.house_usd) for shot in shots], np.float64)
-        tokens = _joined([np.append(shot.tokens, shot.house_tokens) for shot in shots], np.float64)
-        ts_us = _joined([np.full(shot.owner.size + 1, _us(shot.end)) for shot in shots], np.int64)
+        account: Ints = _joined([np.append(shot.owner, (house, house + 1)) for shot in shots], np.int64)
+        cash = _joined([np.append(shot.cash_usd, (shot.house_usd, shot.fund_usd)) for shot in shots], np.float64)
+        tokens = _joined([np.append(shot.tokens, (shot.house_tokens, 0.0)) for shot in shots], np.float64)
+        ts_us = _joined([np.full(shot.owner.size + 2, _us(shot.end)) for shot in shots], np.int64)
         held = np.flatnonzero(tokens)
         account, amount = np.append(account, account[held]), np.append(cash, tokens[held])
         ts_us, second = np.append(ts_us, ts_us[held]), np.arange(amount.size) >= cash.size

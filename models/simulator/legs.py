@@ -20,6 +20,7 @@ class Market:
     perp: Floats
     tiers: tuple[Floats, Floats]
     book: Book
+    forced_usd_max: Floats | None = None  # that may still be sold into the book; None: as much as it bears
 
 
 @dataclass(frozen=True)

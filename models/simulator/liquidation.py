@@ -82,18 +82,23 @@ def _taken_over_price(mark: Floats, legs: Legs, sale: Sale) -> Floats:
 
 
 def _walk(market: Market, half_spread: float, legs: Legs, wanted: Floats, at_market: Bools) -> tuple[Floats, Floats]:
-    """Fill price and filled share of each leg; legs that are not `at_market` get what they want, at no price."""
+    """Fill price and filled share of each leg; legs that are not `at_market` get what they want, at no price.
+
+    Longs are served before shorts where `forced_usd_max` is not enough for both.
+    """
     book, perp = market.book, market.perp
     price, share = np.ones(legs.qty.size), wanted.copy()
     for symbol in np.unique(legs.symbol[at_market]):
+        left = np.inf if market.forced_usd_max is None else float(market.forced_usd_max[symbol])
         for side, sign in ((BID, 1.0), (ASK, -1.0)):
             rows = np.flatnonzero(at_market & (legs.symbol == symbol) & (legs.qty * sign > 0) & (wanted > 0))
             if rows.size:
                 rows = rows[np.argsort(legs.equity_usd[rows] / legs.maintenance_usd[rows], kind="stable")]
                 whole = np.abs(legs.qty[rows]) * perp[symbol]
                 usd = whole * wanted[rows]
-                reach = book.within_usd(REACH_BPS)[symbol, side]
+                reach = min(book.within_usd(REACH_BPS)[symbol, side], left)
                 done = np.clip(reach - (np.cumsum(usd) - usd), 0.0, usd)
+                left -= float(done.sum())
                 share[rows] = np.where(done < usd, done / whole, wanted[rows])
                 moved = book.impact(int(symbol), side, np.cumsum(done) - 0.5 * done)
                 price[rows] = perp[symbol] * (1 - sign * (moved + half_spread))
@@ -139,4 +144,5 @@ def _settle_fund(ledger: Ledger, gain: float, missing: float) -> None:
     ledger.fund += gain
     covered = min(ledger.fund, missing)
     ledger.fund -= covered
+    ledger.fund_draw += covered
     ledger.bad_debt += missing - covered

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.simulator.settings import DAY_S, Floats, VenueSettings, start_prices_usd, volatilities_day
+from models.simulator.settings import DAY_S, Bools, Floats, VenueSettings, start_prices_usd, volatilities_day
 
 REGIME_COMMON_SD = 0.2  # of the log volatility that all symbols share
 REGIME_OWN_SD = 0.1
@@ -149,9 +149,9 @@ class Prices:
         self.push = self.push + log_move
         self.perp = self.perp * np.exp(log_move)
 
-    def hold(self) -> None:
-        """Keep the perpetual where it was before the step: nothing trades."""
-        self.perp = self.perp_before
+    def hold(self, where: Bools | bool = True) -> None:
+        """Keep the perpetual of the symbols `where` (default all) where it was before the step: nothing trades."""
+        self.perp = np.where(where, self.perp_before, self.perp)
 
     @property
     def mark(self) -> Floats:

@@ -29,10 +29,11 @@ class Snapshot:
     house_price: Floats
     house_usd: float
     house_tokens: float
+    fund_usd: float  # of the insurance fund
 
 
 class HourRecord:
-    """Rows are steps, then symbols, then (where a third axis exists) bid and ask."""
+    """An hour, or a part of it. Rows are steps, then symbols, then (where a third axis exists) bid and ask."""
 
     def __init__(self, start: datetime, settings: VenueSettings, steps: int) -> None:
         shape = (steps, len(settings.symbols))
@@ -42,6 +43,7 @@ class HourRecord:
         )
         self.taken, self.depth_before, self.depth_after = (np.zeros((*shape, 2)) for _ in range(3))
         self.token_price, self.halted = np.ones(steps), np.zeros(steps, dtype=np.bool_)
+        self.still = np.zeros(shape, dtype=np.bool_)  # halted by controls, symbol by symbol
         self.outages: list[Outage] = []  # those that touch the hour
         self.forced: list[tuple[int, Forced]] = []
         self.funding: list[tuple[datetime, Floats]] = []
@@ -67,5 +69,6 @@ class HourRecord:
                 house_price=mark.copy(),
                 house_usd=ledger.house_cash + float(ledger.house_qty @ mark),
                 house_tokens=ledger.house_tokens,
+                fund_usd=ledger.fund,
             )
         )

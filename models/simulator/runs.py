@@ -62,10 +62,18 @@ def simulate_runs(
     >>> list(simulate_runs(VenueSettings(accounts=5), (1, 2), start, 0))
     [(1, {}), (2, {})]
     """
+    simulate(settings, 0, start, hours)  # refuses what cannot be simulated here and now
+    return each_seed(partial(_kept, keep, settings, start, hours), seeds, workers=workers)
+
+
+def each_seed(work: Callable[[int], Found], seeds: Sequence[int], *, workers: int = 1) -> Iterator[tuple[int, Found]]:
+    """Yield `(seed, work(seed))` in the order of `seeds`, whatever `workers` is.
+
+    With more than one, `work` must be something that a fresh process can import. Raises ValueError if `workers` is
+    below 1.
+    """
     if not workers >= 1:
         raise ValueError(f"`workers` must be at least 1, was {workers}")
-    simulate(settings, 0, start, hours)  # refuses what cannot be simulated here and now
-    work = partial(_kept, keep, settings, start, hours)
     return ((seed, work(seed)) for seed in seeds) if workers == 1 else _in_parallel(work, seeds, workers)
 
 

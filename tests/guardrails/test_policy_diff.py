@@ -176,13 +176,14 @@ MEASURED = (  # a value on the tighter side of each that the rules can be seen t
     {"ttl_min": 10},
 )  # fmt: skip
 SHORT = {"inputs__reference_slow_min": 10, "inputs__volatility_min": 10, "inputs__depth_normal_min": 10,
-         "caps__loosen_hold_min": 5}  # fmt: skip
+         "caps__loosen_hold_min": 5, "caps__oi_per_depth_lower": 20}  # fmt: skip
 
 
 @pytest.mark.parametrize("change", MEASURED, ids=lambda change: next(iter(change)))
 def test_what_is_said_to_be_tighter_is_so_in_every_minute_of_a_messy_market(policy_with, messy_bars, change):
-    """The table of meanings against the rules themselves: never looser, and somewhere tighter, or decided otherwise where a
-    stricter rule binds anyway.
+    """The table of meanings against the rules themselves: never looser, and somewhere tighter.
+
+    Or decided otherwise, where a stricter rule binds anyway.
     """
     bars = messy_bars(3, 400)
     before, after = policy_with(**SHORT), policy_with(**SHORT | change)
