@@ -80,7 +80,10 @@ def molchan(levels: Floats, bars: Floats, at_onset: Floats) -> Molchan | None:
 
 
 def shifted_hits(region: Bools, onsets: Ints, shifts: Ints) -> Ints:
-    """How many of `onsets` (bar numbers) would fall into `region` (one per bar), rolled by each of `shifts` bars."""
+    """How many of `onsets` (bar numbers) would fall into `region` (one per bar), rolled by each of `shifts` bars.
+
+    Bars are those that the scorer covered, so that a gap is neither alarm nor quiet.
+    """
     if not onsets.size:
         return np.zeros(shifts.size, dtype=np.int64)
     places = (onsets[None, :] - shifts[:, None]) % region.size

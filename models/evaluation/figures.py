@@ -59,7 +59,7 @@ def figures(symbols: Iterable[OneSymbol], judging: Judging, fitted: Mapping[floa
         "area_skill_chance_sd": None if diagram is None else diagram.chance_sd,
         **_by_bar(whole, daily, days, settings),
         "relative_usefulness": _useful(whole, threshold),
-        "circular_shift_p": shift_p(int((events["outcome"] == HIT).sum()), shifted) if events.height else None,
+        "circular_shift_p": shift_p(sum(one.met for one in found), shifted) if events.height else None,
         "nab": {
             name: nab.normalised(
                 sum(one.nab_raw[name] for one in found), sum(one.nab_windows for one in found), profile

@@ -30,7 +30,8 @@ class OneSymbol:
     under_alarm: int
     bars: int
     uncovered: int
-    shifted: NDArray[np.int64]
+    met: int  # onsets under alarm
+    shifted: NDArray[np.int64]  # the same for every shift
     nab_raw: Mapping[str, float]
     nab_windows: int
 
@@ -103,11 +104,12 @@ def judged_symbol(rows: pl.DataFrame, events: pl.DataFrame, judging: Judging) ->
     line[place] = rows["score"].to_numpy()
     standing = window.standing(line)
     onset = span.place(told["onset"])
-    inside = (onset >= 0) & (onset < span.bars)
-    met = np.where(inside, standing[np.clip(onset, 0, span.bars - 1)], -np.inf)
+    met = standing[np.clip(onset, 0, span.bars - 1)]
     alarms = np.full(span.bars, -np.inf)
     alarms[np.clip(span.place(alerts["ts"]), 0, span.bars - 1)] = 1.0
     region = window.standing(alarms) > 0
+    covered_region, spot = region[place], np.searchsorted(place, onset, side="right") - 1
+    spot = spot[spot >= 0]
     shifts = drawn_shifts(span.bars, window, settings.replicates, settings.seed)
     levels = standing[place] if judging.exact else tally.cut(standing[place])
     raw, windows = _nab(alerts, rows, covered, settings)
@@ -128,7 +130,8 @@ def judged_symbol(rows: pl.DataFrame, events: pl.DataFrame, judging: Judging) ->
         under_alarm=int(region[place].sum()),
         bars=rows.height,
         uncovered=events.height - covered.height,
-        shifted=shifted_hits(region, onset[inside], shifts),
+        met=int(shifted_hits(covered_region, spot, np.zeros(1, np.int64))[0]),
+        shifted=shifted_hits(covered_region, spot, shifts),
         nab_raw=raw,
         nab_windows=windows,
     )

@@ -147,7 +147,10 @@ def test_snapshots_hold_what_the_venue_itself_computes_equity_from() -> None:
     last = [tables[name].filter(pl.col("ts") == START + timedelta(hours=1)) for name in ("positions", "collateral")]
     profit = (pl.col("qty") * (pl.col("mark") - pl.col("entry_price")) + pl.col("isolated_margin").fill_null(0.0)).sum()
     legs = last[0].join(prices, on="symbol").group_by("account").agg(profit=profit)
-    seen = last[1].join(legs, on="account", how="left").sort("account")
+    is_fund = pl.col("account") == "insurance_fund"
+    fund, held = (last[1].filter(side) for side in (is_fund, ~is_fund))
+    assert fund["amount"].to_list() == [venue.ledger.fund]
+    seen = held.join(legs, on="account", how="left").sort("account")
     assert seen["profit"].null_count() == 0
     assert seen.height == legs.height > 50
     rows = [int(name[1:]) for name in seen["account"][:-1]]

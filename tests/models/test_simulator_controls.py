@@ -28,7 +28,7 @@ ROUGH = VenueSettings(
 WORLD = ("book_depth", "marks", "funding", "open_interest", "collateral", "positions")  # no dice of prints in them
 GOLDEN_ROWS = {
     "trades": 5091, "candles": 720, "book_events": 11011, "book_depth": 5760, "marks": 720, "funding": 2,
-    "open_interest": 720, "liquidations": 35, "collateral": 1121, "positions": 1225,
+    "open_interest": 720, "liquidations": 35, "collateral": 1145, "positions": 1225,
 }  # fmt: skip
 GOLDEN_SUMS = (795829.9004306311, 23800070.021532025, 861.9560631109662)
 SERIES = ("perp", "mark", "index", "heat", "oi_base", "taken", "depth_after")

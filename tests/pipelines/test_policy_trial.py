@@ -29,6 +29,13 @@ def changed(path: Path, *changes: tuple[str, str]) -> Any:
     return read_policy(path)
 
 
+def in_force(folder_: Path) -> Config:
+    """Settings with the shipped policy, for the venue of `stored`."""
+    path = folder_ / "in_force.toml"
+    path.write_text(text())
+    return Config(policy=path)
+
+
 def digest(folder_: Path) -> str:
     names = sorted(path for path in folder_.rglob("*") if path.is_file())
     return hashlib.sha256(b"".join(str(path).encode() + path.read_bytes() for path in names)).hexdigest()
@@ -46,7 +53,7 @@ def lake(tmp_path: Path) -> Lake:
 
 def test_a_tighter_band_trips_earlier_and_oftener_and_the_minutes_are_counted(lake: Lake, tmp_path: Path) -> None:
     new = changed(tmp_path / "new.toml", ("enter = 0.05 ", "enter = 0.04 "))
-    found = try_policy(lake, "v", span(260, 500), Config(), new)
+    found = try_policy(lake, "v", span(260, 500), in_force(tmp_path), new)
     # Before: 6 % at 400 opens; 401 is clean (100 against a mean of 98.8: 1.2 %), so that 10 clean minutes end with 410
     # and 5 more with 415: reduce only from 400 to 409, cautious from 410 to 414. After: the same from 300 on, too.
     (trips,) = [row for row in found.trips if row["rule"] == "price_band"]
@@ -76,7 +83,7 @@ def test_a_tighter_band_trips_earlier_and_oftener_and_the_minutes_are_counted(la
 
 def test_a_looser_policy_is_told_as_such(lake: Lake, tmp_path: Path) -> None:
     changes = (("enter = 0.05 ", "enter = 0.07 "), ("exposure_depth_share = 0.5 ", "exposure_depth_share = 1.0 "))
-    found = try_policy(lake, "v", span(260, 500), Config(), changed(tmp_path / "new.toml", *changes))
+    found = try_policy(lake, "v", span(260, 500), in_force(tmp_path), changed(tmp_path / "new.toml", *changes))
     (trips,) = [row for row in found.trips if row["rule"] == "price_band"]
     assert (trips["trips_before"], trips["trips_after"], trips["first_after"], trips["first_later_min"]) == (
         1,
@@ -95,8 +102,8 @@ def test_a_looser_policy_is_told_as_such(lake: Lake, tmp_path: Path) -> None:
     assert re.search(r"\n  A +225 -> 240 +5 -> 0 +10 -> 0 +looser in 1 +looser in 240\n", said)
 
 
-def test_the_policy_in_force_against_itself_changes_nothing(lake: Lake) -> None:
-    found = try_policy(lake, "v", span(260, 500), Config(), read_policy(SHIPPED))
+def test_the_policy_in_force_against_itself_changes_nothing(lake: Lake, tmp_path: Path) -> None:
+    found = try_policy(lake, "v", span(260, 500), in_force(tmp_path), read_policy(tmp_path / "in_force.toml"))
     assert found.same
     assert [row["trips_before"] for row in found.trips] == [1]  # there was something to compare
     assert headline(found) == "nothing would have changed"
@@ -127,8 +134,8 @@ def test_one_side_is_what_guard_decides(world: World) -> None:
 def test_a_trial_that_begins_later_goes_on_from_the_state_the_lake_holds(tmp_path: Path) -> None:
     """A halt that nobody has reset is older than all bars that a run looks back to."""
     lake = stored(tmp_path / "lake", 900, {"A": {300: 75.0}})
-    guard_venue(lake, "v", span(260, 800), Config())
-    found = try_policy(lake, "v", span(800, 900), Config(), read_policy(SHIPPED))
+    guard_venue(lake, "v", span(260, 800), in_force(tmp_path))
+    found = try_policy(lake, "v", span(800, 900), in_force(tmp_path), read_policy(tmp_path / "in_force.toml"))
     (row,) = found.actions
     assert (
         [row[f"{action}_before"] for action in ACTIONS]
@@ -142,7 +149,7 @@ def test_days_are_judged_one_by_one_with_the_state_carried_over_midnight(tmp_pat
     """The halt is ten hours old at midnight, and nobody resets it."""
     lake = stored(tmp_path / "lake", 950, {"A": {300: 75.0}}, first := T0 - timedelta(minutes=900))
     interval = Interval(first + timedelta(minutes=260), first + timedelta(minutes=950))
-    (row,) = try_policy(lake, "v", interval, Config(), read_policy(SHIPPED)).actions
+    (row,) = try_policy(lake, "v", interval, in_force(tmp_path), read_policy(tmp_path / "in_force.toml")).actions
     # normal from 261 to 299, halted from 300 to 950
     assert [row[f"{action}_before"] for action in ACTIONS] == [39, 0, 0, 651]
 
@@ -154,7 +161,7 @@ def test_an_action_that_a_new_policy_makes_stricter_is_no_trip(lake: Lake, tmp_p
     harder = text(2, "2025-06-01T06:45:00Z", (halting, halting.replace("reduce_only", "halted", 1)),
                   ('one reference window\nreset = "timer"', 'one reference window\nreset = "person"'))  # fmt: skip
     config = Config(policy=folder(tmp_path / "p", text(1), harder))
-    found = try_policy(lake, "v", span(260, 500), config, read_policy(SHIPPED))
+    found = try_policy(lake, "v", span(260, 500), config, read_policy(tmp_path / "p" / "1.toml"))
     assert [(row["trips_before"], row["trips_after"]) for row in found.trips] == [(1, 1)]
     # 06:40 to 06:44 reduce only, halted from 06:45 to the end at 08:20; without a change as ever
     assert (found.actions[0]["halted_before"], found.actions[0]["halted_after"]) == (96, 0)
@@ -177,7 +184,7 @@ def test_each_policy_in_force_is_held_against_the_new_one_in_its_own_minutes(lak
 
 def test_a_trial_without_bars_or_before_the_first_policy_is_refused(lake: Lake, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there are no bars: v 2025-06-01T10:00Z\.\.2025-06-01T11:00Z; run"):
-        try_policy(lake, "v", span(600, 660), Config(), read_policy(SHIPPED))
+        try_policy(lake, "v", span(600, 660), in_force(tmp_path), read_policy(tmp_path / "in_force.toml"))
     (tmp_path / "late.toml").write_text(text(1, "2026-01-01T00:00:00Z"))
     with pytest.raises(InputError, match="no policy is in force at 2025-06-01T04:21Z"):
         try_policy(lake, "v", span(260, 500), Config(policy=tmp_path / "late.toml"), read_policy(SHIPPED))
@@ -197,6 +204,8 @@ def test_the_command_tells_it_as_text_json_and_page_and_writes_nothing_to_the_la
         "--to",
         "2025-06-01T08:20Z",
     )
+    in_force(tmp_path)
+    (tmp_path / "cascadeguard.toml").write_text('policy = "in_force.toml"\n')
     done = cascadeguard(*given, "--html", "trial.html", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "price_band opens at 4 % instead of 5 %: tighter, it trips earlier" in done.stdout
@@ -217,7 +226,7 @@ def test_the_command_tells_it_as_text_json_and_page_and_writes_nothing_to_the_la
 
 
 def test_the_page_of_the_same_trial_is_the_same_bytes_and_escapes_names(lake: Lake, tmp_path: Path) -> None:
-    found = try_policy(lake, "v", span(260, 500), Config(), read_policy(SHIPPED))
+    found = try_policy(lake, "v", span(260, 500), in_force(tmp_path), read_policy(tmp_path / "in_force.toml"))
     assert trial_page([found]) == trial_page([found])
     row = found.actions[0] | {"symbol": "<b>"}
     odd = replace(found, actions=(row,))

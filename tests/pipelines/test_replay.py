@@ -154,10 +154,10 @@ def test_a_run_with_late_data_is_a_run_of_its_own_and_both_follow(world: World, 
 
 
 def test_inputs_that_changed_without_changing_an_outcome_are_no_difference(world: World, parts: Lake) -> None:
-    """An open interest of one dollar more, an hour before the end: no cap is so near a step."""
+    """A mark that was a little younger, an hour before the end: it is not the oldest feed."""
     last = hours(world, 1, 1 - 1 / 60)
     bars = parts.scan("bars", world.venue, last.start, last.end).collect()
-    parts.replace("bars", bars.with_columns(pl.col("oi_usd") + 1), world.venue, last.start, last.end)
+    parts.replace("bars", bars.with_columns(pl.col("mark_age_s") * 0.99), world.venue, last.start, last.end)
     with parts.writer():
         parts.sweep("bars")
     found = check_replay(parts)

@@ -350,3 +350,13 @@ def test_fewer_than_five_events_support_no_claim() -> None:
 def test_the_policy_never_alerts_on_a_null(threshold: float) -> None:
     rows = A.with_columns(score=pl.lit(None, dtype=pl.Float64))
     assert AlarmPolicy(threshold).alerts(rows).is_empty()
+
+
+def test_a_gap_makes_a_permanent_alarm_no_better_than_chance() -> None:
+    """Rolled over the clock, gaps would take hits away from every shift but the one that happened."""
+    rows = line("A", range(5_000), set(), quiet=0.7)
+    kept = rows.filter(~pl.col("ts").is_between(T0 + timedelta(minutes=2_000), T0 + timedelta(minutes=3_500)))
+    onsets = [("A", float(m), float(m + 10)) for m in (500, 900, 1300, 1700, 3900, 4300, 4700)]
+    found = judged(parts(kept), events(*onsets)).found
+    assert found["event_recall"] == 1.0
+    assert found["circular_shift_p"] > 0.9
