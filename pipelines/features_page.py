@@ -126,7 +126,7 @@ def hourly(told: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _faults(lake: Lake, venue: str, interval: Interval) -> list[dict[str, Any]]:
+def faults(lake: Lake, venue: str, interval: Interval) -> list[dict[str, Any]]:
     """Per input, the share of bars with each fault."""
     health = lake.scan("feature_health", venue, interval.start, interval.end).collect()
     rows = []
@@ -157,7 +157,7 @@ def build_page(
         first=first,
         shares=shares,
         hours=hourly(told),
-        faults=_faults(lake, venue, interval),
+        faults=faults(lake, venue, interval),
         reasons=summary.null_reasons,
         families={family: [one.name for one in members] for family, members in FAMILIES.items()},
         used={norm.name for norm in detector.norms},

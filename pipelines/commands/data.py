@@ -225,14 +225,21 @@ def labels(
     venue: VenueOption = None,
     config: ConfigOption = None,
     lake: LakeOption = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="OUT", help="A page to look at each event; one venue.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the cascades of the past: onset, end, severity, by the label of the settings."""
     from features.feature import BAR_S_CHOICES
     from pipelines.labels import label_events
 
-    found = [
-        label_events(store, name, span, settings)
-        for store, name, span, settings in each_venue(config, lake, venue, start, end, lengths=BAR_S_CHOICES)
-    ]
+    asked = list(each_venue(config, lake, venue, start, end, lengths=BAR_S_CHOICES))
+    if html is not None and len(asked) > 1:
+        raise InputError("a page is of one venue", where=f"the lake holds {len(asked)}", mend="name one with --venue")
+    found = [label_events(store, name, span, settings) for store, name, span, settings in asked]
+    if html is not None:
+        from pipelines.labels_page import write_labels
+
+        write_labels(asked[0][0], found[0], asked[0][3], html)
     emit_venues(found, as_json, lambda s: s.sentence())

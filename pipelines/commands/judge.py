@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from models.evaluation.evaluate import Parts
     from models.evaluation.settings import Settings
     from pipelines.config import Config
-    from pipelines.evaluating.run import Source
+    from pipelines.evaluating.run import Judged, Source
     from pipelines.progress import Say
 
 DURATION = {"s": 1 / 60, "m": 1.0, "min": 1.0, "h": 60.0, "d": 1440.0}
 BUDGET = 0.5
+Asking = tuple[Path | None, Path | None, str | None, str | None, str | None]  # config, lake, venue, from, to
 
 
 class Label(StrEnum):
@@ -88,6 +89,10 @@ def evaluate(
         Path | None, typer.Option("--nab", metavar="DIR", help="Result files of the Numenta benchmark instead.")
     ] = None,
     windows: Annotated[Path | None, typer.Option("--windows", metavar="FILE", help="With --nab: its windows.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="OUT", help="A page of it; with --scores, --lake adds reasons.")
+    ] = None,
+    log: Annotated[bool, typer.Option("--log", help="Track the figures, their JSON and the page with MLflow.")] = False,
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Judge scorers whose worth is known; fails where one is misjudged.")
     ] = False,
@@ -99,6 +104,9 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Judge early warnings: files of scores against events, a lake's own model, two scorers paired."""
+    if (html is not None or log) and (self_test or nab is not None or compare is not None):
+        told = "--html and --log are of one scorer beside its baselines"
+        raise InputError(told, mend="leave out --compare, --nab, --self-test")
     if self_test:
         return _self_test(as_json)
     if nab is not None:
@@ -121,13 +129,16 @@ def evaluate(
     with progress("evaluate") as say:
         if scores is not None:
             source, bar_s = _from_files(scores, _need(events, "--events"), coverage, given["horizon_min"], bar_s)
+            if lake is not None and (html is not None or log):
+                source = _witnessed(source, (config, lake, venue, start, end))
         else:
             asked = (config, lake, venue, start, end)
             source, bar_s = _from_lake(asked, model, label, tuple(pretrain or ()), say)
         from pipelines.evaluating.run import run
 
         found = run(source, _settings(given, next(iter(source.columns.values())), fit_to, bar_s, settings), say)
-    emit(found.to_json() if as_json else found, as_json, lambda told: told.sentence())
+        more = _kept(found, source, html, settings if log else None, say)
+    emit({**found.to_json(), **more} if as_json else found, as_json, lambda told: told.sentence())
     return None
 
 
@@ -165,8 +176,51 @@ def _from_files(
     return Source(columns, told, ran, notes), found.bar_s
 
 
+def _witnessed(source: "Source", asked: Asking) -> "Source":
+    """The source with the lake that tells the reasons of its moments."""
+    from dataclasses import replace
+
+    from features.feature import BAR_S_CHOICES
+    from pipelines.evaluating.witness import of_scores
+
+    store, name, interval, _ = _one_venue(list(each_venue(*asked, lengths=BAR_S_CHOICES)))
+    return replace(source, witness=of_scores(store, name, interval))
+
+
+def _kept(found: "Judged", source: "Source", html: Path | None, log: "Config | None", say: "Say") -> dict[str, str]:
+    """The page written and the evaluation tracked, where that was asked for: `run_id` of the latter."""
+    if html is None and log is None:
+        return {}
+    from pipelines.pages import write_page
+    from pipelines.reporting.evaluation_page import render_evaluation
+
+    say("page")
+    page = render_evaluation(found, source)
+    if html is not None:
+        write_page(html, page, "--html")
+    return {} if log is None else {"run_id": _tracked(found, page, log)}
+
+
+def _tracked(found: "Judged", page: str, config: "Config") -> str:
+    from pipelines.evaluating.logged import record_of
+    from pipelines.tracking import Registry, RegistryError
+
+    try:
+        return Registry(config.mlflow, config.lake).log_run(f"evaluation of {found.name}", record_of(found, page))
+    except RegistryError as error:
+        raise InputError(str(error)) from None
+
+
+def _one_venue(found: list[Any]) -> Any:
+    if len(found) > 1:
+        raise InputError(
+            "the lake holds several venues", mend=f"name one with --venue: {', '.join(one[1] for one in found)}"
+        )
+    return found[0]
+
+
 def _from_lake(
-    asked: tuple[Path | None, Path | None, str | None, str | None, str | None],
+    asked: Asking,
     model: str | None,
     label: Label | None,
     pretrain: tuple[Path, ...],
@@ -178,12 +232,7 @@ def _from_lake(
     from pipelines.tracking import Registry, RegistryError
     from pipelines.training import Options
 
-    found = list(each_venue(*asked, lengths=BAR_S_CHOICES))
-    if len(found) > 1:
-        raise InputError(
-            "the lake holds several venues", mend=f"name one with --venue: {', '.join(one[1] for one in found)}"
-        )
-    store, name, interval, settings = found[0]
+    store, name, interval, settings = _one_venue(list(each_venue(*asked, lengths=BAR_S_CHOICES)))
     what = Asked(name, interval, labelled_by(settings, label))
     if model is None:
         return walk_forward(store, what, Options(pretrain=pretrain), say), settings.bars.interval_s

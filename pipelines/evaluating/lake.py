@@ -13,6 +13,7 @@ from pipelines.case import slices
 from pipelines.config import Config
 from pipelines.errors import InputError
 from pipelines.evaluating.run import Source
+from pipelines.evaluating.witness import of_models
 from pipelines.labels import label_flags
 from pipelines.lake import Lake
 from pipelines.matrix import read_matrix
@@ -73,7 +74,8 @@ def by_model(lake: Lake, asked: Asked, model: WarningModel, uri: str, say: Say =
     said = model.predict(matrix, config.warning.threads).select("symbol", "ts", ALERT)
     rows = matrix.join(said, on=["symbol", "ts"], how="left", maintain_order="left")
     found = events(label_flags(lake, venue, interval, config), config.label.refractory_min)
-    return Source(_columns(uri, rows), found, notes=_overlap(model, interval))
+    witness = of_models([(model, matrix)], lake, venue, interval)
+    return Source(_columns(uri, rows), found, notes=_overlap(model, interval), witness=witness)
 
 
 def walk_forward(lake: Lake, asked: Asked, options: Options, say: Say = silent) -> Source:
@@ -88,4 +90,6 @@ def walk_forward(lake: Lake, asked: Asked, options: Options, say: Say = silent) 
     if not parts:
         raise InputError("no fold could be judged", where=str(asked.interval), mend="give a longer interval")
     notes = tuple(f"fold {n}: {one.report.note}" for n, one in enumerate(found) if one.report.note)
-    return replace(Source(_columns("walk-forward", pl.concat(parts)), case.events), notes=notes)
+    pairs = [(one.model, one.rows) for one in found if one.model is not None and one.rows is not None]
+    witness = of_models(pairs, lake, asked.venue, asked.interval)
+    return replace(Source(_columns("walk-forward", pl.concat(parts)), case.events), notes=notes, witness=witness)

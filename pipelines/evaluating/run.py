@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -14,6 +14,9 @@ from models.evaluation.tally import cut
 from pipelines.errors import InputError
 from pipelines.progress import Say, silent
 from pipelines.times import show_time
+
+if TYPE_CHECKING:
+    from pipelines.evaluating.witness import Witness
 
 ALWAYS_ON = "always_on"
 FIT_SHARE = 3  # the threshold is chosen on the first third, where nothing else is said
@@ -75,12 +78,16 @@ def _counted(part: pl.DataFrame) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Source:
-    """What is judged: `columns` by name, the scorer first, its baselines after it; events, and where it ran."""
+    """What is judged: `columns` by name, the scorer first, its baselines after it; events, and where it ran.
+
+    `witness`: the lake that can tell the reasons of single moments, where there is one.
+    """
 
     columns: Mapping[str, Parts]
     events: pl.DataFrame
     coverage: pl.DataFrame | None = None
     notes: tuple[str, ...] = ()
+    witness: "Witness | None" = None
 
 
 def run(source: Source, settings: Settings, say: Say = silent) -> Judged:

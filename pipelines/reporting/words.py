@@ -370,6 +370,7 @@ def feature(text: str) -> str:
 
 
 def _parts(text: str, source: str) -> list[dict[str, Any]]:
+    text, _, like = text.partition("; most like ")
     found = [
         {
             "source": source,
@@ -379,7 +380,9 @@ def _parts(text: str, source: str) -> list[dict[str, Any]]:
         }
         for part in _PART.finditer(text)
     ]
-    return found or [{"source": source, "family": "", "strength": "", "text": text}]
+    ending = {"source": source, "family": "", "strength": "", "text": f"most like {like}"}
+    whole = [{"source": source, "family": "", "strength": "", "text": text}]
+    return [*(found or whole), *([ending] if like else [])]
 
 
 def reasons(text: str | None) -> list[dict[str, Any]]:
@@ -389,6 +392,8 @@ def reasons(text: str | None) -> list[dict[str, Any]]:
     'perp 89 bps below spot'
     >>> [(r["source"], r["family"]) for r in reasons("crowding 11.2 | model: leverage +1.2, thin_book +0.3")]
     [('detector', 'crowding'), ('model', 'leverage'), ('model', 'thin book')]
+    >>> [(r["family"], r["text"]) for r in reasons("crowding +1.2; most like BTC-PERP of 2025-01-03 18:22Z")]
+    [('crowding', ''), ('', 'most like BTC-PERP of 2025-01-03 18:22Z')]
     """
     if not text:
         return []

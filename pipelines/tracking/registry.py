@@ -16,7 +16,7 @@ from pipelines.tracking.reading import check_columns, found_or_none, load_versio
 from pipelines.tracking.records import Record, RunRecord
 from pipelines.tracking.store import Store
 from pipelines.tracking.wire import UTC_US
-from pipelines.tracking.writing import Form, Registration, register
+from pipelines.tracking.writing import Form, Registration, log_run, register
 
 if TYPE_CHECKING:
     from models.warning import WarningModel
@@ -60,6 +60,11 @@ class Registry:
         few = example.head(2)
         form = Form("detector", detector.to_json(), few, detector.score(few))
         return self._log(self.settings.detector_name, form, record)
+
+    def log_run(self, name: str, record: Record) -> str:
+        """Track a record that has no model, such as an evaluation; returns its run. The same one is logged once."""
+        with self.store.reported(f"log {name}"):
+            return log_run(self.store, name, record)
 
     def _log(self, name: str, form: Form, record: Record) -> str:
         with self.store.reported(f"register {name}"):

@@ -94,16 +94,42 @@ def _finished(client: Any, experiment: str, wanted: Registration) -> tuple[str, 
 
 def _write(store: Store, client: Any, experiment: str, wanted: Registration) -> tuple[str, str]:
     """Everything but the version: run and model. The run is marked failed if anything fails."""
-    mlflow = load_mlflow()
-    around = surroundings()
-    tags = {**wanted.tags, "record_format": RECORD_FORMAT, "code": around["code"], "python": around["python"]}
-    run_id = client.create_run(experiment, run_name=wanted.name, tags=_hidden(store, tags)).info.run_id
+    mlflow, around = load_mlflow(), surroundings()
+    run_id = _begun(store, client, experiment, wanted.name, {**wanted.tags, **_made_by(around)})
     with tempfile.TemporaryDirectory() as scratch, mlflow.start_run(run_id=run_id, log_system_metrics=False):
-        _log_values(mlflow, store, wanted.record)
-        client.log_inputs(run_id, datasets=[_input(dataset) for dataset in wanted.record.datasets])
-        _write_files(Path(scratch) / "run", _files(store, wanted.record, around))
-        mlflow.log_artifacts(str(Path(scratch) / "run"))
+        _log_record(store, client, run_id, wanted.record, Path(scratch))
         return run_id, _log_model(mlflow, Path(scratch), wanted.form)
+
+
+def log_run(store: Store, name: str, record: Record) -> str:
+    """Track a record that has no model; returns the run. The same record under the same name is logged once."""
+    client, mlflow, around = store.client(), load_mlflow(), surroundings()
+    experiment = store.experiment_id(client, record.experiment)
+    same = [name, *(sorted(part.items()) for part in (record.tags, record.params, record.metrics, record.artifacts))]
+    key = hashlib.sha256(json.dumps(same, default=str).encode()).hexdigest()
+    found = client.search_runs([experiment], f"tags.record = '{key}' AND attributes.status = 'FINISHED'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    run_id = _begun(store, client, experiment, name, {**record.tags, "record": key, **_made_by(around)})
+    with tempfile.TemporaryDirectory() as scratch, mlflow.start_run(run_id=run_id, log_system_metrics=False):
+        _log_record(store, client, run_id, record, Path(scratch))
+    return run_id
+
+
+def _made_by(around: Mapping[str, Any]) -> dict[str, str]:
+    return {"record_format": RECORD_FORMAT, "code": around["code"], "python": around["python"]}
+
+
+def _begun(store: Store, client: Any, experiment: str, name: str, tags: Mapping[str, Any]) -> str:
+    return str(client.create_run(experiment, run_name=store.hidden(name), tags=_hidden(store, tags)).info.run_id)
+
+
+def _log_record(store: Store, client: Any, run_id: str, record: Record, scratch: Path) -> None:
+    mlflow = load_mlflow()
+    _log_values(mlflow, store, record)
+    client.log_inputs(run_id, datasets=[_input(dataset) for dataset in record.datasets])
+    _write_files(scratch / "run", _files(store, record, surroundings()))
+    mlflow.log_artifacts(str(scratch / "run"))
 
 
 def _files(store: Store, record: Record, around: Mapping[str, Any]) -> dict[str, bytes]:
