@@ -54,8 +54,10 @@ class BreakerRule:
 
 
 def _moved(fact: str, window: str) -> Callable[[Policy], pl.Expr]:
+    price = pl.when(pl.col("price").is_null()).then(pl.lit("mark (no trade)")).otherwise(pl.lit("price"))
     return lambda policy: wording.sentence(
-        "price moved {} against its {}-min mean",
+        "{} moved {} against its {}-min mean",
+        price,
         wording.percent_expr(pl.col(fact)),
         pl.lit(str(getattr(policy.inputs, window))),
     )
@@ -153,13 +155,13 @@ def _crowded(fact: str, whose: str) -> Callable[[Policy], pl.Expr]:
     )
 
 
-PRICE = ("price_fault",)
+PRICE, BAND = ("price_fault",), ("band_fault",)
 RULES = (
-    BreakerRule("price_band", "move_fast", "share", PRICE, "price history short",
+    BreakerRule("price_band", "move_fast", "share", BAND, "price history short",
                 _moved("move_fast", "reference_fast_min"), wording.percent),
-    BreakerRule("price_band_hour", "move_slow", "share", PRICE, "price history short",
+    BreakerRule("price_band_hour", "move_slow", "share", BAND, "price history short",
                 _moved("move_slow", "reference_slow_min"), wording.percent),
-    BreakerRule("price_halt", "move_slow", "share", PRICE, "price history short",
+    BreakerRule("price_halt", "move_slow", "share", BAND, "price history short",
                 _moved("move_slow", "reference_slow_min"), wording.percent),
     BreakerRule("mark_index_divergence", "divergence", "share", ("mark_fault", "index_fault"), "divergence missing",
                 _diverged, wording.percent, "limit", needs=("index",)),

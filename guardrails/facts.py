@@ -154,8 +154,18 @@ def _depth_fault(inputs: Inputs) -> pl.Expr:
 
 
 def _mark_fault(inputs: Inputs) -> pl.Expr:
-    published = _fault("mark", "mark", "mark_age_s", inputs.mark_age_s_max)
-    return pl.when(pl.col("mark").is_null()).then(pl.col("price_fault")).otherwise(published)
+    return pl.when(pl.col("mark").is_null()).then(pl.col("price_fault")).otherwise(_published_fault(inputs))
+
+
+def _published_fault(inputs: Inputs) -> pl.Expr:
+    return _fault("mark", "mark", "mark_age_s", inputs.mark_age_s_max)
+
+
+def _stands_in(inputs: Inputs) -> pl.Expr:
+    """Whether the venue's mark stands in for a last trade that is too old: a halted market trades no more, and a band
+    that saw nothing could never be clean again.
+    """
+    return (pl.col("price_fault") == "price stale").fill_null(False) & _published_fault(inputs).is_null()
 
 
 def _feed_fault() -> pl.Expr:
@@ -209,11 +219,13 @@ def _inputs(dense: pl.DataFrame, inputs: Inputs) -> pl.DataFrame:
         mark_source=pl.when(pl.col("mark").is_null()).then(pl.lit("last")).otherwise(pl.lit("venue")),
         liq_fault=_liq_fault(),
         silent_min=_silent_min(),
-    ).with_columns(mark_fault=_mark_fault(inputs), book_at_fault=_book_at_fault())
+    ).with_columns(mark_fault=_mark_fault(inputs), book_at_fault=_book_at_fault(), stands_in=_stands_in(inputs))
     forced = (pl.col("liq_long_usd") + pl.col("liq_short_usd")).round().cast(pl.Int64, strict=False)
     thinner = pl.min_horizontal("depth_bid_100bps_usd", "depth_ask_100bps_usd")
     return faults.with_columns(
         price=pl.when(pl.col("price_fault").is_null()).then("close"),
+        band_price=pl.when(pl.col("price_fault").is_null()).then("close").when("stands_in").then("mark"),
+        band_fault=pl.when(~pl.col("stands_in")).then("price_fault"),
         mark=pl.when(pl.col("mark_fault").is_null()).then(pl.coalesce("mark", "close")),
         index=pl.when(pl.col("index_fault").is_null()).then("index"),
         depth_usd=pl.when(pl.col("depth_fault").is_null()).then(thinner),
@@ -325,8 +337,8 @@ def facts_on(dense: pl.DataFrame, policy: Policy) -> pl.DataFrame:
     share = inputs.samples_share_min
     base = _inputs(dense, inputs).with_columns(return_steps=_return_steps())
     windows = base.with_columns(
-        reference_fast=_mean_before("price", inputs.reference_fast_min, share),
-        reference_slow=_mean_before("price", inputs.reference_slow_min, share),
+        reference_fast=_mean_before("band_price", inputs.reference_fast_min, share),
+        reference_slow=_mean_before("band_price", inputs.reference_slow_min, share),
         volatility_1h=_volatility(inputs),
         depth_normal_usd=_depth_normal(inputs),
         move=_move(inputs),
@@ -337,8 +349,8 @@ def facts_on(dense: pl.DataFrame, policy: Policy) -> pl.DataFrame:
     )
     normal = pl.when(pl.col("depth_normal_usd") > SMALLEST).then("depth_normal_usd")
     return windows.with_columns(
-        move_fast=_relative("price", "reference_fast"),
-        move_slow=_relative("price", "reference_slow"),
+        move_fast=_relative("band_price", "reference_fast"),
+        move_slow=_relative("band_price", "reference_slow"),
         divergence=_relative("mark", "index").abs(),
         **{name: pl.when(_usable(name)).then(name) for name in NUMBERS if name.endswith("_s")},
         depth_ratio=pl.col("depth_usd") / normal,
@@ -352,7 +364,8 @@ def facts_on(dense: pl.DataFrame, policy: Policy) -> pl.DataFrame:
         "volatility_1h", "oi_usd", "feed_age_s", "trade_age_s", "mark_age_s", "index_age_s", "depth_age_s",
         "depth_unchanged_s", "oi_age_s", "crossed", "frozen",
         "move_horizon", "move_sigmas", "liq_window_usd", "liq_per_depth", "oi_drop", "book_fault_share",
-        "price_fault", "mark_fault", "index_fault", "depth_fault", "oi_fault", "feed_fault", "liq_fault", "book_fault",
+        "price_fault", "band_fault", "mark_fault", "index_fault", "depth_fault", "oi_fault", "feed_fault", "liq_fault",
+        "book_fault",
     )  # fmt: skip
 
 
@@ -366,6 +379,7 @@ def market_facts(bars: pl.DataFrame, policy: Policy) -> pl.DataFrame:
 
         reference_fast = mean of close over [t - 5 min, t)          move_fast = price / reference_fast - 1
         reference_slow = mean of close over [t - 60 min, t)         move_slow = price / reference_slow - 1
+        close          = the last trade; where it is too old, the venue's mark: a halted market trades no more
         divergence     = |mark / index - 1|                         mark_source says "last" where no mark is published
         depth_usd      = thinner side within 100 bps                depth_ratio = depth_usd / median of [t - 240 min, t)
         volatility_1h  = sqrt(sum of squared one-minute log returns over (t - 60 min, t])

@@ -205,7 +205,7 @@ def _guard_under(lake: Lake, venue: str, interval: Interval, policy: Policy, tex
             ("guard_state", decided.state.filter(pl.col("ts") > interval.start)),  # not the state it began with
         ):
             lake.replace(table, frame, venue, interval.start, interval.end)
-    notes += _cut_note(appended)
+    notes += _cut_note(appended) + _absent_note(seen, policy)
     return _summary(venue, interval, policy, decided, appended.decisions, notes=notes)
 
 
@@ -279,6 +279,28 @@ def _summary(
         ).to_dicts(),
         notes=notes,
     )
+
+
+def _absent_note(seen: Mapping[str, pl.DataFrame], policy: Policy) -> list[str]:
+    """Which tables are not there at all, although the policy does not say that the venue does not publish them."""
+    bars, deposits = seen["bars"], seen["collateral"]
+    columns = {
+        "liquidations": "liq_long_usd",
+        "open_interest": "oi_usd",
+        "depth": "depth_bid_100bps_usd",
+        "index": "index",
+    }
+    absent = {
+        "positions": seen["positions"].is_empty(),
+        "collateral": deposits.is_empty(),
+        "fund": not (deposits["account"] == policy.fund.account).any(),
+        **{name: bars[column].null_count() == bars.height for name, column in columns.items()},
+    }
+    names = [name for name, gone in absent.items() if gone and name not in policy.inputs.not_published]
+    if not names:
+        return []
+    told = f"there is nothing of {', '.join(names)}: the breakers that need them stay on the safe side"
+    return [f"{told}; a venue that does not publish them says so in `inputs.not_published` of its policy"]
 
 
 def _cut_note(appended: Appended) -> list[str]:

@@ -178,3 +178,23 @@ def test_a_person_may_lift_the_halt_of_one_symbol_or_of_all(short_policy, calm_b
 
 def test_the_ladder_rises_from_normal_to_halted():
     assert [severity(word) for word in ("normal", "cautious", "reduce_only", "halted")] == [0, 1, 2, 3]
+
+
+def test_a_halt_can_end_although_nobody_trades_while_it_lasts(short_policy, calm_bars, at):
+    """Trades stop with the halt, and their price goes stale; the mark goes on and is calm: a reset after it counts."""
+    fall = {i: {"close": 75.0, "mark": 75.0, "index": 75.0} for i in range(30, 151)}
+    still = {i: row | {"trade_age_s": 60.0 * (i - 30)} for i, row in fall.items() if i > 30}
+    bars = calm_bars(150, changes={30: fall[30]} | still)
+    resets = pl.DataFrame({"rule": ["price_halt"], "symbol": ["A"], "ts": [at(120)], "by": ["Desk Head"]})
+    told = decide(bars, short_policy, resets=resets).decisions.filter(pl.col("rule") == "price_halt")
+    steps = [(row["ts"], row["state_after"]) for row in told.to_dicts() if row["ts"] > at(11)]
+    assert steps == [(at(30), "open"), (at(120), "half_open"), (at(150), "closed")]
+    assert "mark (no trade) moved" in told.filter(pl.col("ts") == at(120))["reason"][0]
+
+
+def test_without_a_mark_a_halted_market_that_does_not_trade_stays_halted(short_policy, calm_bars, at):
+    fall = {i: {"close": 75.0, "mark": None, "index": 75.0} for i in range(30, 151)}
+    still = {i: row | {"trade_age_s": 60.0 * (i - 30)} for i, row in fall.items() if i > 30}
+    bars = calm_bars(150, changes={30: fall[30]} | still)
+    resets = pl.DataFrame({"rule": ["price_halt"], "symbol": ["A"], "ts": [at(120)], "by": ["Desk Head"]})
+    assert decide(bars, short_policy, resets=resets).limits["action"][-1] == "halted"

@@ -1,5 +1,6 @@
 """Score and guard on a small simulated venue: causality, independence of the model, idempotence, parity, audit."""
 
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
@@ -287,3 +288,20 @@ def test_cascades_are_no_part_of_a_trailing_reference(world: World, copied: Call
 def test_a_trailing_reference_that_reaches_before_the_lake_is_refused(world: World, copied: Callable[[], Lake]) -> None:
     with pytest.raises(InputError, match="reaches before the first row"):
         score_venue(copied(), world.venue, world.interval, _detector(world, reference="trailing"))
+
+
+def test_tables_that_are_not_there_are_named_until_the_policy_says_so(
+    world: World, copied: Callable[[], Lake], tmp_path: Path
+) -> None:
+    assert world.guarded.notes == []
+    lake = copied()
+    for table in ("positions", "collateral"):
+        shutil.rmtree(lake.root / "tables" / table)
+    last = Interval(world.interval.end - timedelta(hours=1), world.interval.end)
+    (note,) = guard_venue(lake, world.venue, last, world.config).notes
+    assert note.startswith("there is nothing of positions, collateral, fund: ")
+    policy = tmp_path / "policy.toml"
+    shipped = Path("guardrails/policy.toml").read_text(encoding="utf-8")
+    policy.write_text(shipped.replace("not_published = []", 'not_published = ["positions", "collateral", "fund"]'))
+    told = guard_venue(lake, world.venue, last, world.config.model_copy(update={"policy": policy}))
+    assert told.notes == []
