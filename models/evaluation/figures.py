@@ -28,7 +28,8 @@ class Evaluation:
     found: dict[str, Any]
     events: pl.DataFrame
     episodes: pl.DataFrame
-    tally: pl.DataFrame
+    tally: pl.DataFrame  # fine: one day stands for all
+    days: pl.Series  # that hold a covered row, in order
     diagram: Molchan | None
     warnings: tuple[str, ...] = field(default=())
 
@@ -74,7 +75,7 @@ def figures(symbols: Iterable[OneSymbol], judging: Judging, fitted: Mapping[floa
         "by_symbol": by_symbol,
     }
     warnings = _warnings(told, days)
-    return Evaluation(told | {"warnings": list(warnings)}, events, runs, whole, diagram, warnings)
+    return Evaluation(told | {"warnings": list(warnings)}, events, runs, whole, days["day"], diagram, warnings)
 
 
 def _share(part: int, whole: int) -> float | None:

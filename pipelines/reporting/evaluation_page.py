@@ -284,7 +284,7 @@ def _false_rows(episodes: pl.DataFrame, seen: Seen | None) -> list[Row]:
 
 
 def _period(of: Evaluation) -> str:
-    days = of.tally["day"].unique().sort().to_list()
+    days = of.days.to_list()
     return f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}" if days else words.NOTHING
 
 

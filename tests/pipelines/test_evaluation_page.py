@@ -348,7 +348,7 @@ def test_precision_and_bins_by_hand() -> None:
     rows = pl.DataFrame(
         {"day": [at(0)[0].date()] * 3, "score": [0.9, 0.3, 0.26], "rows": [2, 2, 4], "events": [1, 0, 1]}
     )
-    small = type(of)(of.found, of.events, of.episodes, rows, of.diagram)
+    small = type(of)(of.found, of.events, of.episodes, rows, of.days, of.diagram)
     recall, precision = draw.precision_points(small)
     assert (recall.tolist(), precision.tolist()) == ([0.5, 1.0], [0.5, 0.25])
     assert [draw.precision_at(small, r) for r in (0.5, 0.51, 1.0)] == [0.5, 0.25, 0.25]
@@ -361,7 +361,7 @@ def test_probabilities_too_small_for_a_place_share_one_bin() -> None:
     of = evaluate(parts(SPOKE), TOLD, HOUR)
     scores = [0.0, 1e-40, 9.9e-7, 1e-6, 1.0]
     rows = pl.DataFrame({"day": [at(0)[0].date()] * 5, "score": scores, "rows": [1] * 5, "events": [0, 1, 0, 0, 1]})
-    small = type(of)(of.found, of.events, of.episodes, rows, of.diagram)
+    small = type(of)(of.found, of.events, of.episodes, rows, of.days, of.diagram)
     assert draw.reliability_bins(small).select("rows", "events").rows() == [(3, 1), (1, 0), (1, 1)]
 
 
