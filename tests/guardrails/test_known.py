@@ -160,3 +160,17 @@ def test_a_breaker_that_was_open_when_its_table_was_declared_away_starts_afresh_
         "open",
     ]
     assert third.decisions.filter(rule="oi_drop").select("state_before", "state_after").rows() == [("off", "open")]
+
+
+def deposits(at, price_usd):
+    """USDT of one account, told at minutes 1 and 390."""
+    rows = {"venue": "v", "account": "a", "asset": "USDT", "ts": [at(1), at(390)], "known_at": [at(1), at(390)]}
+    return pl.DataFrame(rows | {"amount": 1e6, "price_usd": price_usd}, schema_overrides={"price_usd": pl.Float64})
+
+
+def test_a_peg_that_nobody_ever_told_counts_at_par_and_one_that_was_told_is_missed(policy_with, calm_bars, at):
+    policy = policy_with(inputs__not_published=["positions", "fund"])
+    for price, verdict in ((None, "closed"), ([0.97, 0.97], "open"), ([1.0, None], "missing")):
+        decisions = decide(calm_bars(400), policy, collateral=deposits(at, price)).decisions
+        last = decisions.filter(pl.col("rule") == "collateral_depeg").sort("ts")["state_after"][-1]
+        assert last == verdict, price
