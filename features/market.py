@@ -26,8 +26,8 @@ EIGEN_MIN: Final = 60  # minutes of changes of depth behind the eigenvalue
 SYMBOLS_MIN: Final = 2  # a share of fewer symbols says nothing of a market
 BURST_MIN: Final = 2.0  # standard deviations of `cancel_burst_5` from which a symbol is in a burst
 TAIL_SIGMAS: Final = 1.645  # of log depth: its 5 % quantile
-ITERATIONS: Final = 150
-CONVERGED: Final = 1e-7  # change of an eigenvalue per symbol at which the iteration ends
+ITERATIONS: Final = 1_000  # two factors of nearly one size take hundreds; most bars end in a few
+CONVERGED: Final = 1e-10  # change of an eigenvalue per symbol at which the iteration ends
 MARKET: Final = pl.Schema(
     {
         "market_cancel_burst_share": pl.Float64(),  # of the symbols, in a cancel burst at this bar
