@@ -174,20 +174,9 @@ def _observed(facts: pl.DataFrame, given: Mapping[str, pl.DataFrame | None], pol
     if given["holdings"] is None and positions is not None and not positions.is_empty():
         found["holdings"] = observed.loop_gain(positions, collateral, given["tiers"], facts, policy)
     if collateral is not None and not collateral.is_empty():
-        found |= {"pegs": _at_par_by_policy(found["peg_prices"])} if given["pegs"] is None else {}
+        found |= {"pegs": found["peg_prices"]} if given["pegs"] is None else {}
         found |= {"fund": observed.fund(collateral, minutes, policy)} if given["fund"] is None else {}
     return found
-
-
-def _at_par_by_policy(pegs: pl.DataFrame) -> pl.DataFrame:
-    """`pegs` where an asset of which nobody ever told a price counts at par, as `assets_at_par` says it does.
-
-    A price that was told and is not there now stays missing.
-    """
-    never = pl.col("depeg_fault").str.ends_with(observed.NOT_TOLD).fill_null(False)
-    return pegs.with_columns(
-        depeg=pl.when(never).then(0.0).otherwise("depeg"), depeg_fault=pl.when(~never).then("depeg_fault")
-    )
 
 
 def _judged(

@@ -105,18 +105,22 @@ def wishes(scores: pl.DataFrame, limits: pl.DataFrame, ttl_min: int) -> pl.DataF
 def priced_collateral(collateral: pl.DataFrame, marks: pl.LazyFrame, instruments: pl.LazyFrame) -> pl.DataFrame:
     """`collateral` with `price_usd`: the newest price of the asset's market that was known when the row was.
 
-    The market is the first by name whose base is the asset. Null without one, or where its price is older than
-    PRICE_AGE_MAX: the rules treat that as unsafe.
+    The market is the first by name whose base is the asset. Without one, the quote of the venue's linear instruments
+    is 1: every price of the venue is told in it. Null for any other, and where the market's price is older than
+    PRICE_AGE_MAX or not there: the rules treat that as unsafe.
     """
     if collateral.is_empty():
         return collateral.with_columns(price_usd=pl.lit(None, pl.Float64))
-    markets = instruments.group_by(pl.col("base").alias("asset")).agg(pl.col("symbol").min())
+    markets = instruments.group_by(asset="base").agg(pl.col("symbol").min())
+    units = instruments.filter(pl.col("settlement") == "linear").select(asset="quote", unit=1.0).unique()
     prices = marks.select("symbol", "known_at", price_usd=pl.coalesce("mark", "index", "last")).drop_nulls()
-    wanted = collateral.lazy().join(markets, on="asset", how="left", maintain_order="left").sort("known_at")
+    assets = markets.join(units, on="asset", how="full", coalesce=True)
+    wanted = collateral.lazy().join(assets, on="asset", how="left", maintain_order="left").sort("known_at")
     joined = wanted.join_asof(
         prices.sort("known_at"), on="known_at", by="symbol", tolerance=PRICE_AGE_MAX, check_sortedness=False
     )
-    return joined.drop("symbol").collect()
+    at_unit = pl.when(pl.col("symbol").is_null()).then("unit")
+    return joined.with_columns(pl.coalesce("price_usd", at_unit)).drop("symbol", "unit").collect()
 
 
 def state_before(lake: Lake, venue: str, start: datetime) -> pl.DataFrame:

@@ -26,7 +26,7 @@ class OneSymbol:
     tally: pl.DataFrame
     fine: pl.DataFrame
     standing: pl.DataFrame  # score, bars
-    days: pl.DataFrame  # day, rows, scored, squares, log_loss, p_rows, happened
+    days: pl.DataFrame  # day, rows, scored, improper, squares, losses
     under_alarm: int
     bars: int
     uncovered: int
@@ -66,8 +66,13 @@ def _by_day(rows: pl.DataFrame) -> pl.DataFrame:
 def _nab(
     detected: pl.DataFrame, rows: pl.DataFrame, events: pl.DataFrame, settings: Settings
 ) -> tuple[dict[str, float], int]:
-    """The symbol as a file of the benchmark: a window per event, from a horizon before its onset to its end."""
-    flags = rows["ts"].is_in(detected["ts"].implode()).to_numpy()
+    """The symbol as a file of the benchmark: a window per event, from a horizon before its onset to its end.
+
+    An alert counts in the first row at which it was known; one after the last row in none.
+    """
+    at = rows["ts"].search_sorted(detected["ts"], "left").to_numpy()
+    flags = np.zeros(rows.height, dtype=np.bool_)
+    flags[at[at < rows.height]] = True
     ordered = events.sort("onset")
     first = rows["ts"].search_sorted(ordered["onset"] - timedelta(minutes=settings.horizon_min), "left")
     last = rows["ts"].search_sorted(ordered["end"], "right") - 1

@@ -168,9 +168,9 @@ def deposits(at, price_usd):
     return pl.DataFrame(rows | {"amount": 1e6, "price_usd": price_usd}, schema_overrides={"price_usd": pl.Float64})
 
 
-def test_a_peg_that_nobody_ever_told_counts_at_par_and_one_that_was_told_is_missed(policy_with, calm_bars, at):
+def test_a_price_of_a_peg_that_nobody_told_is_missing_whether_or_not_one_was_told_before(policy_with, calm_bars, at):
     policy = policy_with(inputs__not_published=["positions", "fund"])
-    for price, verdict in ((None, "closed"), ([0.97, 0.97], "open"), ([1.0, None], "missing")):
+    for price, verdict in ((None, "missing"), ([1.0, 1.0], "closed"), ([0.97, 0.97], "open"), ([1.0, None], "missing")):
         decisions = decide(calm_bars(400), policy, collateral=deposits(at, price)).decisions
         last = decisions.filter(pl.col("rule") == "collateral_depeg").sort("ts")["state_after"][-1]
         assert last == verdict, price

@@ -177,16 +177,21 @@ MEASURED = (  # a value on the tighter side of each that the rules can be seen t
 )  # fmt: skip
 SHORT = {"inputs__reference_slow_min": 10, "inputs__volatility_min": 10, "inputs__depth_normal_min": 10,
          "caps__loosen_hold_min": 5, "caps__oi_per_depth_lower": 20}  # fmt: skip
+ALONE = {"inputs__sigma_floor_1h": 1.0, "breakers_price_band_hour__enter": 0.8, "breakers_price_band_hour__exit": 0.7,
+         "breakers_price_halt__enter": 0.9, "breakers_price_halt__exit": 0.8, "breakers_price_halt__reset": "timer",
+         "breakers_price_halt__action": "reduce_only", "breakers_price_halt__probation_action": "cautious",
+         "breakers_liquidation_rate__enter": 1e6, "breakers_oi_drop__enter": 0.99, "breakers_venue_wide__enter": 1.0,
+         "breakers_open_interest_cap__enter": 1e6, "breakers_venue_cap__enter": 1e6}  # fmt: skip
 
 
 @pytest.mark.parametrize("change", MEASURED, ids=lambda change: next(iter(change)))
 def test_what_is_said_to_be_tighter_is_so_in_every_minute_of_a_messy_market(policy_with, messy_bars, change):
     """The table of meanings against the rules themselves: never looser, and somewhere tighter.
 
-    Or decided otherwise, where a stricter rule binds anyway.
+    The other breakers are out of the way, so that none of them hides what the changed one does.
     """
-    bars = messy_bars(3, 400)
-    before, after = policy_with(**SHORT), policy_with(**SHORT | change)
+    bars = messy_bars(4, 400)
+    before, after = policy_with(**SHORT | ALONE), policy_with(**SHORT | ALONE | change)
     assert {one.direction for one in policy_diff(before, after).changes} == {TIGHTER}
     decided = [decide(bars, one) for one in (before, after)]
     old, new = (one.limits.sort("symbol", "ts") for one in decided)
@@ -197,5 +202,4 @@ def test_what_is_said_to_be_tighter_is_so_in_every_minute_of_a_messy_market(poli
         (old["expires_at"] - new["expires_at"]).dt.total_minutes(),
     ]
     assert all((column >= 0).all() for column in strict)
-    told = [one.decisions.drop("decision_id", "policy_sha256") for one in decided]
-    assert any((column > 0).any() for column in strict) or not told[0].equals(told[1])
+    assert any((column > 0).any() for column in strict)

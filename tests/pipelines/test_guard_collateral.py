@@ -28,10 +28,20 @@ def mark(symbol: str, minutes: float, price: float | None, known: float | None =
     return row | {"known_at": at(minutes if known is None else known)}
 
 
+MARKETS = (
+    ("USDE", "USDT", "spot"),
+    ("USDE", "XXX", "spot"),
+    ("USDC", "USDT", "spot"),
+    ("ETH", "USDT", "linear"),
+    ("ETH", "USDC", "linear"),
+)
+
+
 def prices(collateral: list[dict[str, object]], marks: list[dict[str, object]]) -> list[float | None]:
     markets = [
-        {"venue": "v", "symbol": symbol, "base": base, "effective_from": T0, "settlement": "spot"}
-        for symbol, base in (("USDE-USDT", "USDE"), ("USDE-XXX", "USDE"), ("ETH-PERP", "ETH"))
+        {"venue": "v", "symbol": f"{base}-{quote}", "base": base, "quote": quote, "effective_from": T0}
+        | {"settlement": settlement}
+        for base, quote, settlement in MARKETS
     ]
     found = priced_collateral(
         pl.DataFrame(collateral, schema=polars_schema(Collateral)),
@@ -47,8 +57,14 @@ def test_an_asset_has_the_newest_price_known_with_its_snapshot() -> None:
         0.99,  # what came at 11 was not known at 10, and the first market by name counts
         None,  # ETH has a market but no price
         0.97,
-        None,  # USDT has no market: the policy counts it at par
+        1.0,  # USDT has no market and is what the venue's contracts are quoted in
     ]
+
+
+def test_what_no_contract_is_quoted_in_has_no_price_but_its_market_s() -> None:
+    told = [mark("USDC-USDT", 1, 0.97)]
+    assert prices([held("USDC", 10), held("XXX", 10), held("DAI", 10)], told) == [None, 0.97, None]
+    assert prices([held("USDC", 90)], told) == [None]  # a contract is quoted in it too, but its market fell silent
 
 
 def test_an_old_price_is_none() -> None:

@@ -120,6 +120,21 @@ def test_alerts_count_from_when_they_could_be_known() -> None:
     assert (found["hits"], found["late"]) == (0, 1)
 
 
+def test_the_benchmark_takes_an_alert_in_the_first_row_at_which_it_was_known() -> None:
+    """Told 3 s after its row, it is the next row's; after the last row it is no row's."""
+    late = pl.when(pl.col("score") > 0.5).then(pl.col("ts") + timedelta(seconds=3))
+    onset = events(("A", 1100, 1105))
+    told, next_row = (
+        judged(parts(rows), onset).found["nab"]
+        for rows in (
+            line("A", range(1440), {1060, 1439}).with_columns(available_at=late),
+            line("A", range(1440), {1061}),
+        )
+    )
+    assert told == next_row
+    assert told["standard"] > 50
+
+
 POLICIES: list[tuple[dict[str, int], int]] = [
     ({}, 4),
     ({"persistence": 3}, 1),  # 10, 11, 12
