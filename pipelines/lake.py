@@ -45,6 +45,25 @@ PENDING_SCHEMA = pl.Schema(
         "source_sha256": pl.String(),
     }
 )
+RUNS_SCHEMA = pl.Schema(  # one row per attempt at an interval of the schedule, failed ones too; appended, never changed
+    {
+        "venue": pl.String(),
+        "ts": UTC_US,  # the interval's end
+        "start": UTC_US,  # the interval's start, exclusive
+        "run_id": pl.String(),  # hash of step, interval, inputs, code and settings
+        "token": pl.Int64(),  # the fencing token of the process that ran it
+        "kind": pl.String(),  # due, caught_up, amended, backfill
+        "state": pl.String(),  # ok, failed
+        "started_at": UTC_US,
+        "finished_at": UTC_US,
+        "steps": pl.String(),  # JSON: step -> seconds, rows, and what it says
+        "rows_ingested": pl.Int64(),
+        "alerts": pl.Int64(),  # episodes that the scores of the interval hold
+        "decisions": pl.Int64(),
+        "notes": pl.List(pl.String()),
+        "error": pl.String(),  # null where the run went well
+    }
+)
 SCHEMAS: dict[str, pl.Schema] = {
     **{name: polars_schema(schema) for name, schema in (CANONICAL | DERIVED).items()},
     "features": FEATURES_SCHEMA,
@@ -58,6 +77,7 @@ SCHEMAS: dict[str, pl.Schema] = {
         {"venue": pl.String(), "symbol": pl.String(), "ts": UTC_US, "rule": pl.String(), "by": pl.String()}
     ),
     "pending": PENDING_SCHEMA,
+    "runs": RUNS_SCHEMA,
     "quarantine": polars_schema(Quarantine),
     "ingest_log": polars_schema(IngestLog),
 }
