@@ -17,6 +17,7 @@ from guardrails.facts import ALL, KEY, UTC_US, Shape, checked, facts_on, first_r
 from guardrails.known import LOOP_GAIN, with_told
 from guardrails.ladder import ACTIONS
 from guardrails.policy import LOOKBACK_MIN, Policy
+from guardrails.reported import with_account_faults
 from guardrails.throttle import throttle
 from guardrails.venue import venue_facts, with_tripped_share
 
@@ -387,7 +388,8 @@ def decide(
     symbol, whole = _judged(facts, tables, policy, state=carried, resets=signed, after=after)
     ticks = bars["ts"].unique().sort()
     flow = throttle(facts, bars, policy).select(*KEY, throttle_usd_min="left_usd", throttle_reason="reason")
-    limits = _limits(_on(symbol, ticks), _on(whole, ticks), facts, flow, policy)
+    reported = with_account_faults(facts, positions, collateral, policy)
+    limits = _limits(_on(symbol, ticks), _on(whole, ticks), reported, flow, policy)
     decisions = _decisions(_on(symbol | whole, ticks), carried, policy)
     if since is not None:
         limits, decisions = limits.filter(pl.col("ts") > since), decisions.filter(pl.col("ts") > since)

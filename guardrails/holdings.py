@@ -45,7 +45,7 @@ PEGS: Shape = {"ts": UTC_US, "asset": pl.String, "depeg": pl.Float64, "depeg_fau
 FUND: Shape = {"ts": UTC_US, "fund_usd": pl.Float64, "fund_drawdown": pl.Float64, "fund_fault": pl.String}
 
 
-def _whole_snapshots(positions: pl.DataFrame, minutes: pl.Series) -> pl.DataFrame:
+def whole_snapshots(positions: pl.DataFrame, minutes: pl.Series) -> pl.DataFrame:
     """Positions of the newest snapshot (every `ts` is one) at the first of `minutes` at which it is known whole."""
     known = (
         positions.group_by("ts").agg(pl.col("known_at").max()).with_columns(minute=minute_of("known_at").cast(UTC_US))
@@ -113,7 +113,7 @@ def _legs(
     policy: Policy,
 ) -> pl.DataFrame:  # fmt: skip
     """Positions at the minutes of `facts` at which they became known, with price, equity and trip price."""
-    snapshots = _whole_snapshots(positions, facts["ts"].unique())
+    snapshots = whole_snapshots(positions, facts["ts"].unique())
     held = with_owner(snapshots.filter(~(pl.col("qty") == 0).fill_null(False)))
     priced = held.join(facts.select("symbol", "ts", "price"), on=["symbol", "ts"], how="left", maintain_order="left")
     valued = priced.with_columns(
@@ -155,7 +155,7 @@ def forced(
         forced_rise_usd=usd.filter((pl.col("qty") < 0) & ~safe_short).sum(),
         forced_fault=pl.when(pl.col("qty").is_null().any()).then(pl.lit("position size missing")),
     )
-    seen = _whole_snapshots(positions, facts["ts"].unique()).select("ts", "snapshot_ts").unique()
+    seen = whole_snapshots(positions, facts["ts"].unique()).select("ts", "snapshot_ts").unique()
     grid = facts.select("symbol", "ts", "price_fault").join(seen, on="ts").join(sums, on=["symbol", "ts"], how="left")
     return grid.select(
         "symbol", "ts", "snapshot_ts", pl.col("forced_fall_usd", "forced_rise_usd").fill_null(0),

@@ -64,7 +64,7 @@ TABLE = (
     Fault("too volatile", ("price",), RISKIER,
           "no new risk that a margin cannot cover; in a cascade a sale that waits leaves a debt"),
 )  # fmt: skip
-COLUMN_OF = {  # the column that names an input's fault; positions and collateral only where facts about them are given
+COLUMN_OF = {  # the column that names an input's fault; those of positions and collateral come from `reported`
     "price": "price_fault", "mark": "mark_fault", "index": "index_fault", "depth": "depth_fault",
     "open interest": "oi_fault", "positions": "positions_fault", "collateral": "collateral_fault",
 }  # fmt: skip
@@ -155,7 +155,8 @@ def faults(facts: pl.DataFrame, policy: Policy) -> pl.DataFrame:
 
 
 def _sentence(row: Fault, name: str) -> pl.Expr:
-    return pl.when(_column(row.name, name)).then(pl.lit(f"{name} is {row.name}"))
+    verb = "are" if name == "positions" else "is"
+    return pl.when(_column(row.name, name)).then(pl.lit(f"{name} {verb} {row.name}"))
 
 
 def _why() -> pl.Expr:

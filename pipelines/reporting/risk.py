@@ -28,7 +28,8 @@ def _limited(last_limits: pl.DataFrame) -> pl.DataFrame:
     severity = pl.col("action").replace_strict(list(ACTIONS), list(range(len(ACTIONS))), return_dtype=pl.Int64)
     return last_limits.select(
         *KEY, "action", "binding", "reason", "missing", "exposure_cap_usd", "leverage_cap_hard",
-        "leverage_cap_effective", "proposal", "expires_at", limited_at="ts", severity=severity,
+        "leverage_cap_effective", "proposal", "expires_at", "throttle_reason", limited_at="ts",
+        severity=severity, blocked=pl.concat_str("blocked", pl.lit(": "), "blocked_why"),
     )  # fmt: skip
 
 
@@ -158,6 +159,20 @@ def common_missing(states: pl.DataFrame) -> dict[str, tuple[str, ...]]:
     return {venue: tuple(part["name"]) for (venue,), part in shared.partition_by("venue", as_dict=True).items()}
 
 
+def common_blocked(states: pl.DataFrame) -> dict[str, str]:
+    """Per venue of more than one symbol, what is blocked for the same reason in every one of its symbols, told once."""
+    symbols = states.filter(~pl.col("whole_venue"))
+    each = symbols.group_by("venue").agg(pl.len(), pl.col("blocked").n_unique().alias("kinds"), pl.first("blocked"))
+    shared = each.filter(pl.col("len") > 1, pl.col("kinds") == 1, pl.col("blocked").is_not_null())
+    return dict(shared.select("venue", "blocked").iter_rows())
+
+
+def _blocked(row: dict[str, Any], common: str | None) -> str:
+    """What a data fault blocks and why; on the row of the venue what it blocks in every symbol."""
+    said = common if row["whole_venue"] else row["blocked"]
+    return said if said is not None and (row["whole_venue"] or said != common) else ""
+
+
 def _action(row: dict[str, Any]) -> tuple[str, str, str]:
     """The action's machine word, its word on the page and what it means; empty where nothing was guarded."""
     if row["severity"] is None:
@@ -168,7 +183,7 @@ def _action(row: dict[str, Any]) -> tuple[str, str, str]:
 
 def risk_rows(states: pl.DataFrame) -> list[dict[str, Any]]:
     """The rows of the table "At risk now"."""
-    common = common_missing(states)
+    common, blocked = common_missing(states), common_blocked(states)
     rows = []
     for row in states.to_dicts():
         action, action_word, meaning = _action(row)
@@ -199,6 +214,8 @@ def risk_rows(states: pl.DataFrame) -> list[dict[str, Any]]:
                 "kind_since": words.moment(row["binding_since"]) if row["binding_state"] in LATCHED else "",
                 "why": words.without_clearing(row["reason"]) if row["binding"] not in (None, "none") else "",
                 "clears": (row["clears"] or "").removeprefix("clears "),
+                "blocked": _blocked(row, blocked.get(row["venue"])),
+                "throttle": row["throttle_reason"] or "",
                 "missing": list(shared) if row["whole_venue"] else _missing(row, shared),
             }
         )

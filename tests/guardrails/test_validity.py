@@ -215,7 +215,8 @@ def test_a_fault_alone_blocks_its_cells_and_says_so(short_policy, calm_bars, at,
     row = blocked(calm.with_columns(pl.lit(True).alias(f"{name} {fault}"))).row(0, named=True)
     assert {action: row[action] for action in ACTIONS} == ROWS[fault, name]
     assert row["blocked"] == ", ".join(action for action in ACTIONS if ROWS[fault, name][action])
-    assert fault == "outage" or f"{name} is {fault} (" in row["blocked_why"]
+    verb = "are" if name == "positions" else "is"
+    assert fault == "outage" or f"{name} {verb} {fault} (" in row["blocked_why"]
 
 
 @settings(max_examples=100, deadline=None)

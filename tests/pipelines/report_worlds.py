@@ -103,6 +103,10 @@ def _limit(world: World, symbol: str, minute: int) -> dict[str, Any]:
         "reason": reason, "reasons": reason, "missing": "depth missing" if held else None,
         "expires_at": at(minute + 15), **POLICY, "leverage_cap_hard": 10.0,
         "leverage_cap_effective": 5.0 if breached else 10.0, "proposal": "bounded" if breached else "none",
+        "blocked": "raise leverage, loosen" if held else None,
+        "blocked_why": "depth is insufficient (floored)" if held else None,
+        "throttle_usd_min": 100_000,
+        "throttle_reason": "depth missing; safe side: 100,000 USD may be forced in the next minute" if held else None,
     }  # fmt: skip
 
 

@@ -181,6 +181,16 @@ def test_inputs_that_every_symbol_lacks_are_told_once(material: Material) -> Non
     assert _row(rows, B)["missing"] == ["book depth"]
 
 
+def test_what_a_data_fault_blocks_is_told_once_where_it_is_the_same_in_every_symbol(material: Material) -> None:
+    blocked, flow = "raise leverage, loosen: depth is insufficient (floored)", "depth missing; safe side"
+    rows = risk_rows(_states(material))
+    assert [_row(rows, symbol)["blocked"] for symbol in (WHOLE, A, B)] == ["", "", blocked]
+    assert (_row(rows, A)["throttle"], _row(rows, B)["throttle"][: len(flow)]) == ("", flow)
+    everywhere = _states(material).with_columns(pl.when(~pl.col("whole_venue")).then(pl.lit(blocked)).alias("blocked"))
+    assert [_row(risk_rows(everywhere), symbol)["blocked"] for symbol in (WHOLE, A, B)] == [blocked, "", ""]
+    assert f"<b>Blocked</b> {blocked}." in render(material, CONFIG).text
+
+
 # Rules
 
 
