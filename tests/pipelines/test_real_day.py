@@ -87,6 +87,32 @@ def test_the_ghost_bid_is_refused_and_holds_no_depth_rule_closed(day: Lake) -> N
     assert (limits["action"] != "normal").all()
 
 
+def test_the_ghost_bid_trips_its_own_rule_five_minutes_after_it_came_and_never_clears_it(day: Lake) -> None:
+    """From 15:30:42 on every snapshot is crossed: at 15:35 that is 5 of the last 10 minutes, the limit of 50 %."""
+    changes = day.scan("decisions", "binance-usdm").filter(rule="book_fault").collect().sort("ts")
+    opened = changes.filter(pl.col("state_after") == "open")
+    assert opened.select("ts", "action", "observed").rows() == [(at("15:35"), "reduce_only", 0.5)]
+    assert changes["ts"].max() == at("15:35")
+    limits = day.scan("limits", "binance-usdm").filter(pl.col("ts") >= at("15:35")).collect()
+    assert set(limits["action"]) == {"reduce_only"}
+    assert limits["ts"].max() > at("23:58")
+    assert limits["blocked"].str.contains("open").all()
+
+
+def test_a_depth_rule_that_was_open_when_the_ghost_came_stays_open(day: Lake) -> None:
+    """The bid alone would have read a deep book; the thinner half had fallen to a third at 15:24."""
+    changes = day.scan("decisions", "binance-usdm").filter(rule="depth_collapse").collect().sort("ts")
+    assert changes.select("ts", "state_after").rows()[-1] == (at("15:24"), "open")
+
+
+def test_the_quiet_hours_trip_what_moves_and_what_is_silent_alone(day: Lake) -> None:
+    quiet = pl.col("ts") <= at("20:00")
+    opened = day.scan("decisions", "binance-coinm").filter(pl.col("state_after") == "open", quiet).collect()
+    assert set(opened["rule"]) <= {"price_band_sigma", "stale_feed"}
+    paused = day.scan("limits", "binance-coinm").filter(quiet).collect()["action"].is_in(["reduce_only", "halted"])
+    assert 0 < paused.mean() < 0.05  # type: ignore[operator]  # a share: the day is not empty
+
+
 def test_breakers_trip_in_the_cascade(day: Lake) -> None:
     opened = day.scan("decisions", "binance-coinm").filter(
         pl.col("state_after") == "open", pl.col("ts").is_between(CASCADE, CASCADE + timedelta(minutes=15))
