@@ -53,7 +53,10 @@ def told(venue: str, decisions: pl.DataFrame, limits: pl.DataFrame) -> list[str]
         pl.first("ts", "entity", "reason"), pl.col("entity").n_unique().alias("entities"), pl.len().alias("trips")
     )
     before = dict(trips.filter(quiet).group_by("rule").len().iter_rows())
-    lines = ["| rule | first | of | symbols | trips | in the quiet hours | its sentence |", "|---|---|---|--:|--:|--:|---|"]
+    lines = [
+        "| rule | first | of | symbols | trips | in the quiet hours | its sentence |",
+        "|---|---|---|--:|--:|--:|---|",
+    ]
     for row in by_rule.iter_rows(named=True):
         rest = (row["entities"], row["trips"], before.pop(row["rule"], 0))
         cells = [f"`{row['rule']}`", f"{row['ts']:%H:%M}", row["entity"], *map(str, rest), row["reason"]]
