@@ -8,7 +8,7 @@ export MLFLOW_UV_AUTO_DETECT := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help setup demo test cover check format bench clean browser postgres
+.PHONY: help setup demo test cover long check format bench clean browser postgres
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -36,6 +36,9 @@ test: $(READY) browser postgres ## run every test that can run here and say what
 
 cover: $(READY) browser postgres ## the same tests with the share of lines they reach; a fifth slower
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered -q $(ARGS)
+
+long: $(READY) ## the properties of the guardrails on 10,000 examples each; hours. HYPOTHESIS_LONG_EXAMPLES for fewer
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/guardrails -m hypothesis -n 2 --timeout=0 --durations=0 -q $(ARGS)
 
 browser: # the page tests need Chromium; without it they are skipped with that reason
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \

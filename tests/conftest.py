@@ -1,16 +1,17 @@
 """What every test shares: hypothesis profiles and where the real market data lies."""
 
-import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.examples import LONG, LONG_EXAMPLES
+
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 settings.register_profile("quick", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("long", deadline=None, max_examples=10_000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+settings.register_profile("long", deadline=None, max_examples=LONG_EXAMPLES, suppress_health_check=list(HealthCheck))
+settings.load_profile("long" if LONG else "quick")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """The guardrails on 10 October 2025, in one table: `python -m tests.evidence.guardrails_evidence OUT_DIR`.
 
 Reads that day's perpetuals, spot markets and the published book of one symbol (../shared/data) into a lake in OUT_DIR,
-guards them under the shipped policy, which is told what these files do not hold, and prints Markdown: which rule tripped
-when, in how many symbols, and how often in the quiet hours. Nothing in it is typed in.
+guards them under the shipped policy, which is told what these files do not hold, and prints Markdown: which rule
+tripped when, in how many symbols, and how often in the quiet hours. Nothing in it is typed in.
 """
 
 import sys
@@ -63,8 +63,9 @@ def told(venue: str, decisions: pl.DataFrame, limits: pl.DataFrame) -> list[str]
         lines.append("| " + " | ".join(cells) + " |")
     paused = limits.filter(quiet)["action"].is_in(["reduce_only", "halted"]).mean()
     others = ", ".join(f"`{rule}` {count}" for rule, count in sorted(before.items())) or "none"
+    until, first = HEARD_UNTIL[venue][11:16], FIRST_LIQUIDATION[11:16]
     return [
-        f"**{venue}**, quiet until {HEARD_UNTIL[venue][11:16]}; the first liquidation known is at {FIRST_LIQUIDATION[11:16]}",
+        f"**{venue}**, quiet until {until}; the first liquidation known is at {first}",
         "",
         *lines,
         "",

@@ -7,15 +7,17 @@ from datetime import timedelta
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrails import breakers
 from guardrails import decide as decide_module
 from guardrails.decide import DECISIONS, LIMITS, RULES, STATE, decide, empty_state
+from guardrails.facts import NUMBERS
 from guardrails.ladder import ACTIONS, severity
 from guardrails.policy import LOOKBACK_MIN
 from guardrails.proposal import bounded
+from tests.examples import examples
 
 TIERS = pl.DataFrame({"symbol": ["A", "B", "C"], "leverage_max": [50.0, 25.0, 10.0]})
 seeds = st.integers(0, 10_000)
@@ -179,7 +181,7 @@ def checked_actions(decided):
     return actions
 
 
-@settings(max_examples=4, deadline=None)
+@examples(4)
 @given(seed=seeds)
 def test_every_limit_is_as_strict_as_its_strictest_verdict(short_policy, messy_bars, seed):
     assert checked_actions(decide(messy_bars(seed, 120), short_policy, tiers=TIERS))
@@ -189,7 +191,7 @@ def test_limits_of_every_strictness_are_checked(short_policy, messy_bars):
     assert len(checked_actions(decide(messy_bars(1, 120), short_policy, tiers=TIERS))) >= 3
 
 
-@settings(max_examples=2, deadline=None)
+@examples(2)
 @given(seed=seeds)
 def test_the_order_of_rows_and_of_rules_is_irrelevant(short_whole_policy, messy_bars, seed):
     bars = messy_bars(seed, 80)
@@ -207,10 +209,49 @@ def test_the_order_of_rows_and_of_rules_is_irrelevant(short_whole_policy, messy_
         same(decide(bars, short_whole_policy, tiers=TIERS, **tables), expected)
 
 
+def with_rules(left_out, decided):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(breakers, "RULES", tuple(card for card in breakers.RULES if card.name not in left_out))
+        return decided()
+
+
+LEFT_OUT = sorted({card.name for card in breakers.RULES} - {"price_band", "outage"})  # one of each scope stays
+
+
+def compared(seed, left_out, policy, messy_bars):
+    """Limits under all rules beside those (`_fewer`) without some, with what a severity is worth."""
+    bars = messy_bars(seed, 100)
+    more = {"tiers": TIERS, **random_tables(seed, bars)}
+    fewer = with_rules(left_out, lambda: decide(bars, policy, **more)).limits
+    both = decide(bars, policy, **more).limits.join(fewer, on=["symbol", "ts"], suffix="_fewer")
+    return both.with_columns(
+        pl.col("action", "action_fewer").replace_strict(list(ACTIONS), list(range(len(ACTIONS))), return_dtype=pl.Int64)
+    )
+
+
+@examples(4)
+@given(seed=seeds, left_out=st.sets(st.sampled_from(LEFT_OUT), min_size=1))
+def test_a_rule_more_never_loosens(short_whole_policy, messy_bars, seed, left_out):
+    both = compared(seed, left_out, short_whole_policy, messy_bars)
+    assert both.height > 200
+    assert (both["action"] >= both["action_fewer"]).all()
+    for cap in ("leverage_cap", "exposure_cap_usd", "throttle_usd_min"):
+        assert (both[cap] <= both[f"{cap}_fewer"]).all()
+
+
+@pytest.mark.parametrize("rule", ["price_band_sigma", "depth_collapse", "book_fault", "mark_index_divergence"])
+def test_a_rule_more_tightens_where_it_trips(short_whole_policy, messy_bars, rule):
+    """Beside the two that stay, `rule` alone."""
+    with_it = compared(3, set(LEFT_OUT) - {rule}, short_whole_policy, messy_bars)["action_fewer"]
+    without = compared(3, LEFT_OUT, short_whole_policy, messy_bars)["action_fewer"]
+    assert (with_it >= without).all()
+    assert (with_it > without).any()
+
+
 # --- causality and parity
 
 
-@settings(max_examples=6, deadline=None)
+@examples(6)
 @given(seed=seeds, cut=st.integers(5, 170))
 def test_cutting_the_future_off_changes_nothing_before_the_cut(short_whole_policy, messy_bars, seed, cut):
     bars = messy_bars(seed, 180)
@@ -265,7 +306,7 @@ def split_run(bars, policy, cuts, **more):
     return joined, state
 
 
-@settings(max_examples=3, deadline=None)
+@examples(3)
 @given(seed=seeds, cuts=st.lists(st.integers(1, 890), min_size=1, max_size=3, unique=True).map(sorted))
 def test_runs_over_parts_give_the_rows_of_one_run_over_the_whole(whole_policy, messy_bars, seed, cuts):
     bars = messy_bars(seed, 900)
@@ -393,6 +434,34 @@ def test_a_column_that_is_absent_or_holds_no_numbers_gives_the_safe_side(short_p
         judge_fault(calm, row, name, stands_in=name == "mark")
 
 
+BAD = (None, math.nan, math.inf, -math.inf, -1.0, 1e300, -1e300)
+
+
+@examples(8)
+@given(
+    bad=st.dictionaries(st.sampled_from(sorted(NUMBERS)), st.sampled_from(BAD), min_size=1),
+    minutes=st.sets(st.integers(1, 16), min_size=1),
+)
+def test_no_mixture_of_bad_inputs_is_looser_than_a_calm_market(short_policy, calm_bars, bad, minutes):
+    """Whole numbers cannot be NaN: every column is a float here."""
+    calm = calm_bars(16).with_columns(pl.col(NUMBERS).cast(pl.Float64))
+    hit = pl.col("ts").is_in([calm["ts"][minute - 1] for minute in minutes])
+    spoilt = calm.with_columns(
+        pl.when(hit).then(pl.lit(value, pl.Float64)).otherwise(name).alias(name) for name, value in bad.items()
+    )
+    both = decide(calm, short_policy, tiers=TIERS).limits.join(
+        decide(spoilt, short_policy, tiers=TIERS).limits, on=["symbol", "ts"], suffix="_spoilt"
+    )
+    order = pl.col("action", "action_spoilt").replace_strict(list(ACTIONS), list(range(len(ACTIONS))))
+    both = both.with_columns(order)
+    assert (both["action_spoilt"] >= both["action"]).all()
+    for cap in ("leverage_cap", "exposure_cap_usd", "throttle_usd_min"):
+        assert (both[f"{cap}_spoilt"] <= both[cap]).all()
+    kept = both.filter(pl.col("blocked").is_not_null())
+    for before, after in kept.select("blocked", "blocked_spoilt").unique().rows():
+        assert set(before.split(", ")) <= set((after or "").split(", "))
+
+
 @pytest.mark.parametrize("age", ["trade_age_s", "mark_age_s", "index_age_s", "depth_age_s", "depth_unchanged_s"])
 def test_a_stale_feed_is_a_trigger_not_a_gap(short_policy, calm_bars, age):
     row = decide(calm_bars(40, changes={40: {age: 5000.0}}), short_policy, tiers=TIERS).limits.row(-1, named=True)
@@ -410,7 +479,7 @@ def test_bars_with_nothing_but_their_key_are_cautious_not_normal(policy, calm_ba
 # --- asymmetry
 
 
-@settings(max_examples=3, deadline=None)
+@examples(3)
 @given(seed=seeds)
 def test_nothing_loosens_without_a_clean_time_before_it(policy, messy_bars, seed):
     """Whatever the market does, a breaker that opened stays shut to new risk at least for its cool-down."""

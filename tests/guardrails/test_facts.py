@@ -6,10 +6,11 @@ from datetime import timedelta
 
 import polars as pl
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from guardrails.facts import market_facts
+from tests.examples import examples
 
 
 def last(bars, policy):
@@ -118,7 +119,7 @@ def with_mark(row):
     return row["mark"] if row["price_fault"] is not None and row["band_fault"] is None else row["price"]
 
 
-@settings(max_examples=8, deadline=None)
+@examples(8)
 @example(seed=6)  # a last trade that is too old: the mark stands in
 @given(seed=st.integers(0, 10_000))
 def test_windows_agree_with_a_loop_and_facts_are_never_nan(short_policy, messy_bars, seed):
@@ -179,7 +180,7 @@ def slow_forced(dollars, depth_normal, i):
     return sum(seen) / depth_normal if known else None
 
 
-@settings(max_examples=8, deadline=None)
+@examples(8)
 @given(seed=st.integers(0, 10_000))
 def test_the_facts_of_the_flow_agree_with_a_loop(short_policy, messy_bars, seed):
     bars = messy_bars(seed, 120)

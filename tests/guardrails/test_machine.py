@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrails.machine import CARRY, NEVER, step
+from tests.examples import examples
 
 TRIP, CLEAN, BETWEEN, MISSING = "T", "c", "b", "m"
 FRESH = {"clean_min": 0, "probation_min": None, "latched": False, "present_min": NEVER}
@@ -78,7 +79,7 @@ def band(policy):
     return policy.breakers["price_band"]
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(minutes=minutes, times=st.tuples(waits, waits, waits), reset=st.sampled_from(["timer", "person"]))
 def test_the_vectorised_machine_is_the_readable_one(band, minutes, times, reset):
     cool, probation, hold = times
@@ -87,7 +88,7 @@ def test_the_vectorised_machine_is_the_readable_one(band, minutes, times, reset)
     assert fast_machine(signals, resets, rule) == slow_machine(signals, resets, rule)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(minutes=minutes, cut=st.integers(1, 79), reset=st.sampled_from(["timer", "person"]))
 def test_two_runs_over_parts_are_one_run_over_the_whole(band, minutes, cut, reset):
     rule = replace(band, cool_down_min=3, probation_min=2, missing_hold_min=3, reset=reset)
@@ -100,7 +101,7 @@ def test_two_runs_over_parts_are_one_run_over_the_whole(band, minutes, cut, rese
         assert pl.concat([first, second]).equals(whole)
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(one=minutes, other=minutes)
 def test_symbols_do_not_touch_each_other(band, one, other):
     rule = replace(band, cool_down_min=2, probation_min=2, missing_hold_min=2)

@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrails.proposal import EFFECTIVE, SCHEMA, bounded, judged
+from tests.examples import examples
 
 T = datetime(2026, 1, 5, 12, tzinfo=UTC)
 HARD = (50.0, 20.0, 5.0, 2.0, 1.0)
@@ -272,7 +273,7 @@ row = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(hard=st.lists(st.sampled_from(HARD), min_size=1, max_size=30), rows=st.lists(row, max_size=8))
 def test_no_proposal_ever_loosens_a_hard_limit_or_tightens_beyond_its_bounds(policy, hard, rows):
     table = limits(*hard, usd=30_000)
@@ -288,7 +289,7 @@ def test_no_proposal_ever_loosens_a_hard_limit_or_tightens_beyond_its_bounds(pol
         assert 15_000 <= usd <= 30_000
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(rows=st.lists(row, max_size=10))
 def test_a_wish_holds_exactly_as_the_rules_say_one_by_one(policy, rows):
     """The slow way, minute by minute, from the words of the docstring."""
@@ -304,7 +305,7 @@ def test_a_wish_holds_exactly_as_the_rules_say_one_by_one(policy, rows):
         assert cap == min(asked)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(rows=st.lists(row, min_size=1, max_size=8), order=st.randoms())
 def test_the_order_of_proposals_is_irrelevant(policy, rows, order):
     mixed = list(rows)
@@ -313,7 +314,7 @@ def test_the_order_of_proposals_is_irrelevant(policy, rows, order):
     assert bounded(table, proposals(*rows), policy).equals(bounded(table, proposals(*mixed), policy))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(rows=st.lists(row, max_size=8), cut=st.integers(1, 29))
 def test_cutting_the_future_off_or_the_expired_past_changes_no_minute(policy, rows, cut):
     """Two runs, each with the wishes about its own minutes and the 30 before, give what one run gives."""

@@ -5,12 +5,13 @@ from itertools import product
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrails.decide import decide
 from guardrails.facts import KEY, market_facts
 from guardrails.validity import ACTIONS, PAIRS, blocked, blocks, faults, with_validity
+from tests.examples import examples
 
 # Typed out by hand, not read from the code: raise leverage, open, reduce, liquidate, loosen, tighten.
 CELLS = """
@@ -219,7 +220,7 @@ def test_a_fault_alone_blocks_its_cells_and_says_so(short_policy, calm_bars, at,
     assert fault == "outage" or f"{name} {verb} {fault} (" in row["blocked_why"]
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(given_=st.sets(st.sampled_from(sorted(ROWS))), more=st.sampled_from(sorted(ROWS)))
 def test_another_fault_never_allows_more(short_policy, calm_bars, at, given_, more):
     facts = market_facts(calm_bars(12), short_policy).filter(ts=at(12))
