@@ -314,22 +314,28 @@ def _assets(values: pl.DataFrame, snapshots: pl.DataFrame, policy: Policy) -> pl
     return held.join(snapshots, on="owner").with_columns(symbol=ASSET + pl.col("asset"))
 
 
-def _worded(over: pl.DataFrame, cap: Cap) -> pl.DataFrame:
-    """Rows of `SCHEMA` about one cap that they do not keep."""
-    seen, limit = pl.col(cap.observed), pl.col(cap.limit)
-    known = seen.is_finite() & limit.is_finite()
-    told = wording.sentence(cap.what + " is {}, cap {}; the account may only reduce until inside",
-                            wording.usd_expr(seen), wording.usd_expr(limit))  # fmt: skip
-    return over.select(
+def _broken(over: pl.DataFrame, cap: Cap) -> pl.DataFrame:
+    """The rows that do not keep one cap, with what was `seen`, its `limit`, and in words `what` that is."""
+    return over.filter(~cap.kept()).select(
         "account", "ts", "snapshot_ts",
         symbol=pl.col("symbol") if cap.subject is None else pl.lit(cap.subject),
-        rule=pl.lit(cap.rule),
+        rule=pl.lit(cap.rule), what=pl.lit(cap.what), seen=cap.observed, limit=cap.limit,
+    )  # fmt: skip
+
+
+def _worded(broken: pl.DataFrame) -> pl.DataFrame:
+    """Rows of `SCHEMA` about caps that are not kept."""
+    seen, limit = pl.col("seen"), pl.col("limit")
+    known = seen.is_finite() & limit.is_finite()
+    told = wording.sentence("{} is {}, cap {}; the account may only reduce until inside",
+                            "what", wording.usd_expr(seen), wording.usd_expr(limit))  # fmt: skip
+    untold = wording.sentence("{} cannot be told; safe side: the account may only reduce", "what")
+    return broken.select(
+        "account", "ts", "snapshot_ts", "symbol", "rule",
         verdict=pl.when(known).then(pl.lit("tripped")).otherwise(pl.lit("missing")),
         notional_usd=seen, exposure_cap_usd=limit.cast(pl.Int64, strict=False),
         excess_usd=pl.when(known).then(_whole_usd(seen - limit)),
-        reason=pl.when(known).then(told).otherwise(
-            pl.lit(f"{cap.what} cannot be told; safe side: the account may only reduce")
-        ),
+        reason=pl.when(known).then(told).otherwise(untold),
     )  # fmt: skip
 
 
@@ -339,8 +345,9 @@ def breaches(rows: pl.DataFrame, caps: Sequence[Cap]) -> pl.DataFrame:
 
     The caps are judged over all rows at once; what follows is done for the rows that broke one.
     """
-    over = rows.filter(~pl.all_horizontal(cap.inside() for cap in caps).fill_null(False))
-    return pl.concat([_worded(over.filter(~cap.kept()), cap) for cap in caps])
+    inside = pl.all_horizontal(cap.inside() for cap in caps).fill_null(False)
+    over = rows[rows.select((~inside).arg_true()).to_series()]
+    return _worded(pl.concat([_broken(over, cap) for cap in caps]))
 
 
 def over_caps(
