@@ -39,6 +39,8 @@ HELD_S = 3 * 86_400  # how far back: the window of the fund and the age of colla
 NONE, GUARDED, MODEL = "none", "guardrails", "model + guardrails"
 WITHOUT = "without "
 DRAWN = (NONE, GUARDED)  # of these the minutes are kept
+THROTTLE = "throttle"
+LOOSEST_THROTTLE_USD = 10**12
 LOOSEST_ENTER, LOOSEST_FALLING_ENTER = 1e6, 1e-6  # the ends of what a policy may say
 LOOSEST_CAPS: dict[str, dict[str, Any]] = {
     "leverage_cap": {
@@ -100,6 +102,8 @@ def without(policy: Policy, rule: str) -> Policy:
         return replace(policy, breakers=looser, sha256=sha256)
     if rule == ASSOCIATED:
         return replace(policy, associated=replace(policy.associated, leads={}), sha256=sha256)
+    if rule == THROTTLE:
+        return replace(policy, throttle=replace(policy.throttle, min_usd=LOOSEST_THROTTLE_USD), sha256=sha256)
     if rule in LOOSEST_CAPS:
         return replace(policy, caps=replace(policy.caps, **LOOSEST_CAPS[rule]), sha256=sha256)
     raise ValueError(f"`rule` must be one of {', '.join(removable(policy))}, was {rule}")
@@ -107,8 +111,13 @@ def without(policy: Policy, rule: str) -> Policy:
 
 def removable(policy: Policy) -> tuple[str, ...]:
     """The rules that `without` can take out, in the order of the rules; one that follows no lead is none."""
-    told = {*policy.breakers, *LOOSEST_CAPS} | ({ASSOCIATED} if policy.associated.leads else set())
-    return tuple(rule for rule in RULES if rule in told)
+    told = {*policy.breakers, *LOOSEST_CAPS, THROTTLE} | ({ASSOCIATED} if policy.associated.leads else set())
+    return tuple(rule for rule in (*RULES, THROTTLE) if rule in told)
+
+
+def _always_binds(rule: str) -> bool:
+    """Whether a rule works without opening: a cap, or the throttle."""
+    return rule in LOOSEST_CAPS or rule == THROTTLE
 
 
 def arms_of(policy: Policy, score: Score | None) -> tuple[Arm, ...]:
@@ -342,7 +351,7 @@ def run_seed(setting: Setting, arms: Sequence[Arm], seed: int) -> list[ArmRun]:
     runs: list[ArmRun] = []
     opened: frozenset[str] = frozenset()
     for arm in arms:
-        idle = arm.removed is not None and arm.removed not in LOOSEST_CAPS and arm.removed not in opened
+        idle = arm.removed is not None and not _always_binds(arm.removed) and arm.removed not in opened
         if idle:
             whole = next(run for run in runs if run.arm == GUARDED)
             runs.append(replace(whole, arm=arm.name))

@@ -51,7 +51,7 @@ def summary(policy: Policy, runs: list[list[ArmRun]]) -> LoopSummary:
     return summary_of(SETTING, policy, runs)
 
 
-LEFT = tuple(rule for rule in RULES if rule != "associated")  # no lead is shipped
+LEFT = (*(rule for rule in RULES if rule != "associated"), loop.THROTTLE)  # no lead is shipped
 
 
 def fed(setting: Setting, hours: int, every_min: int = 5) -> list[tuple[dict[str, pl.DataFrame], datetime]]:
@@ -75,7 +75,7 @@ def test_the_actions_of_the_venue_are_those_of_the_guardrails() -> None:
 
 def test_a_rule_that_follows_leads_has_an_arm_where_there_are_leads(policy: Policy) -> None:
     led = replace(policy, associated=replace(policy.associated, leads={"A": ("B",)}))
-    assert loop.removable(led) == RULES
+    assert loop.removable(led) == (*RULES, loop.THROTTLE)
     assert loop.without(led, "associated").associated.leads == {}
 
 
@@ -94,11 +94,17 @@ def test_a_policy_without_a_rule_differs_in_that_rule_alone_and_is_one_that_may_
     assert loose.sha256 != policy.sha256
     changed = {name for name in policy.breakers if loose.breakers[name] != policy.breakers[name]}
     changed |= {"caps"} if loose.caps != policy.caps else set()
-    assert changed == ({rule} if rule in policy.breakers else {"caps"})
-    for section in (*loose.breakers.values(), loose.caps):
+    changed |= {loop.THROTTLE} if loose.throttle != policy.throttle else set()
+    assert changed == ({rule} if rule in (*policy.breakers, loop.THROTTLE) else {"caps"})
+    for section in (*loose.breakers.values(), loose.caps, loose.throttle):
         for spec in fields(section):
             value, bounds = getattr(section, spec.name), spec.metadata
             assert "low" not in bounds or "many" in bounds or bounds["low"] <= value <= bounds["high"], spec.name
+
+
+def test_a_day_without_the_throttle_is_simulated_although_it_never_opens() -> None:
+    bound = [rule for rule in LEFT if loop._always_binds(rule)]
+    assert bound == ["leverage_cap", "exposure_cap", "throttle"]
 
 
 def test_a_rule_that_is_none_is_refused(policy: Policy) -> None:
