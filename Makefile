@@ -8,7 +8,7 @@ export MLFLOW_UV_AUTO_DETECT := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help setup demo test cover long check format bench clean browser postgres
+.PHONY: help setup demo test cover long check audit services format bench clean browser postgres
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -54,11 +54,18 @@ postgres: # the tests of the model registry start PostgreSQL 15 themselves; with
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql-15 >/dev/null; } || \
 	echo "no PostgreSQL 15 here: tests of the model registry on a server will be skipped"
 
-check: $(READY) ## format, lint, types, import contracts
+check: $(READY) ## format, lint, types, import contracts, declared dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry . --no-ansi
+
+audit: $(READY) ## known weaknesses of the pinned dependencies; asks an advisory service, so it needs the network
+	$(BIN)/uv tool run pip-audit --requirement requirements.lock --no-deps --disable-pip
+
+services: $(READY) browser postgres ## start PostgreSQL, an MLflow server on it and Chromium, run the tests that need them, stop them
+	$(BIN)/python -m pytest -m service -n 2 --dist loadfile -q $(ARGS)
 
 format: $(READY) ## rewrite the code in house format
 	$(BIN)/ruff format .

@@ -1,8 +1,10 @@
 """The house itself: the packages are ours, light to import, and every package has its README."""
 
 import importlib
+import re
 import subprocess
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,15 @@ def test_no_package_registry_is_named_in_the_lock() -> None:
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     assert "://" not in text
     assert "--index" not in text
+
+
+def test_every_dependency_is_pinned_and_what_is_installed_is_what_is_pinned() -> None:
+    """A library that was upgraded by hand, or one that the lock lacks, would make this machine another one."""
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    pins = set(re.findall(r"^([a-z0-9._-]+)(?:\[[^]]*\])?==([^\s;]+)", lock, re.MULTILINE))
+    assert len(pins) == sum(line[:1].isalnum() for line in lock.splitlines()) > 100  # one may have a pin per platform
+    installed = {(re.sub(r"[-_.]+", "-", found.name).lower(), found.version) for found in distributions()}
+    named = {name for name, _ in pins}
+    ours = {(name, version) for name, version in installed if name in named}
+    assert ours <= pins
+    assert len(ours) > 100

@@ -20,6 +20,7 @@ from pipelines.errors import InputError
 PIECE_BYTES = 1 << 23
 PROBE_BYTES = 1 << 16  # enough for a header
 LINE_BYTES_MAX = 1 << 26  # a venue's block of a crash is one line of many megabytes
+UNPACKED_FREE_BYTES, UNPACKED_RATIO_MAX = 1 << 30, 500  # xz brings a table of one repeated row to a hundredth
 GZIP_MAGIC, ZIP_MAGIC, XZ_MAGIC = b"\x1f\x8b", b"PK\x03\x04", b"\xfd7zX"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANKS = " \t\r"
@@ -66,10 +67,15 @@ def _only_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
 
 
 def _pieces(path: Path, piece_bytes: int) -> Iterator[bytes]:
-    """Runs of whole lines without the last line feed."""
+    """Runs of whole lines without the last line feed; InputError once a file unpacks to more than any table does."""
+    most = max(UNPACKED_FREE_BYTES, UNPACKED_RATIO_MAX * path.stat().st_size)
     with _opened(path) as file:
-        rest = b""
+        rest, seen = b"", 0
         while block := file.read(piece_bytes):
+            seen += len(block)
+            if seen > most:
+                what = f"file unpacks to more than {UNPACKED_RATIO_MAX} times its size, this is no table"
+                raise InputError(what, where=path, mend="unpack it yourself and look at it")
             head, feed, tail = block.rpartition(b"\n")
             if feed:
                 yield rest + head

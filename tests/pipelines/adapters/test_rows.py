@@ -76,6 +76,22 @@ def test_a_line_without_end_is_no_table(tmp_path: Path, monkeypatch: pytest.Monk
         list(numbered_lines(tmp_path / "a", 100))
 
 
+@pytest.mark.parametrize(("lines", "refused"), [(10_000, False), (10_001, True)])
+def test_a_file_that_unpacks_to_more_than_any_table_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: int, refused: bool
+) -> None:
+    monkeypatch.setattr("pipelines.adapters.lines.UNPACKED_FREE_BYTES", 40_000)
+    monkeypatch.setattr("pipelines.adapters.lines.UNPACKED_RATIO_MAX", 10)
+    path = tmp_path / "a.csv.xz"
+    path.write_bytes(lzma.compress(b"a,b\n" * lines))
+    assert path.stat().st_size * 10 < 40_000
+    if not refused:
+        assert sum(frame.height for frame in numbered_lines(path, 100)) == lines
+        return
+    with pytest.raises(InputError, match="unpacks to more than 10 times its size"):
+        list(numbered_lines(path, 100))
+
+
 def test_a_truncated_or_crowded_zip_is_an_input_error(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     _zip(path, b"a,b\n" * 1000)
