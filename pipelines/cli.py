@@ -1,17 +1,15 @@
 """The command line: arguments in, one step called, a summary out. Steps are imported when they are run."""
 
-import logging
 import sys
-import traceback
 from typing import Any
 
-import structlog
 import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from pipelines.commands import data, defend, judge, loop, models, operate, start, training
+from pipelines.commands import alerts, data, defend, judge, loop, models, operate, start, training, watch
 from pipelines.errors import InputError
+from pipelines.observing.logs import configure_logs, mask_in_use, traceback_text
 
 COMMANDS = (  # in the order data flows
     ("Start here", (start.demo,)),
@@ -21,6 +19,7 @@ COMMANDS = (  # in the order data flows
     ),
     ("Models", (training.train, judge.evaluate, models.models)),
     ("Score, guard, report", (operate.score, operate.guard, operate.report)),
+    ("Watch", (watch.status, alerts.alerts)),
     (
         "Explain and defend",
         (defend.policy, defend.replay, defend.explain, defend.bands, defend.stress, loop.loop, defend.graph),
@@ -58,28 +57,14 @@ for panel, commands in COMMANDS:
             app.command(rich_help_panel=panel)(command)
 
 
-def _configure_logs() -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-    )
-
-
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    sys.stderr.write("error: " + " ".join(mask_in_use().text(message).split()) + "\n")
     return code
 
 
 def run(argv: list[str]) -> int:
     """Run one command; 0 on success, 2 on bad usage or input (one line), 1 on an internal failure."""
-    _configure_logs()
+    configure_logs()
     try:
         result = app(argv, prog_name="cascadeguard", standalone_mode=False)
     except InputError as error:
@@ -91,7 +76,7 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
-        traceback.print_exc(file=sys.stderr)
+        sys.stderr.write(traceback_text(error))
         return _fail(f"internal failure, please report it: {type(error).__name__}: {error}", 1)
     return result if isinstance(result, int) else 0
 

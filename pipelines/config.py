@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -10,6 +10,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pipelines.errors import InputError
 
 DEFAULT_FILE = Path("cascadeguard.toml")
+Severity: TypeAlias = Literal["info", "warning", "critical"]
+AlertKind: TypeAlias = Literal["episode", "breaker", "data", "run"]
+ALERT_KINDS: tuple[AlertKind, ...] = ("episode", "breaker", "data", "run")
 
 
 class Section(BaseModel):
@@ -134,6 +137,60 @@ class MlflowConfig(Section):
     warning_name: str = Field("cascadeguard-warning", min_length=1)
 
 
+class SinkConfig(Section):
+    """One place that alerts go to. Its address holds secrets: the settings name an environment variable, never more."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,32}$", description="as `alerts test NAME` says it")
+    url_env: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="environment variable with an Apprise URL")
+    severity_min: Severity = "info"
+    kinds: tuple[AlertKind, ...] = Field(ALERT_KINDS, min_length=1, description="what it is told of")
+    form: Literal["full", "short"] = Field("full", description="short: a few lines, for chat and pagers")
+
+
+class RepeatConfig(Section):
+    """Minutes until what lasts is told again, by severity; 0: never."""
+
+    critical: int = Field(15, ge=0, le=10_080)
+    warning: int = Field(60, ge=0, le=10_080)
+    info: int = Field(0, ge=0, le=10_080)
+
+
+class AlertsConfig(Section):
+    """What is told to whom, how often, and for how long it is tried."""
+
+    repeat_min: RepeatConfig = RepeatConfig()
+    recover_hold_min: int = Field(10, ge=0, le=1440, description="how long a condition is gone before that is told")
+    expire_h: float = Field(24.0, gt=0, le=24 * 30, description="a message that nobody took is given up after this")
+    timeout_s: float = Field(10.0, gt=0, le=60, description="for a sink to take one message")
+    probability_critical: float = Field(0.5, gt=0, le=1, description="of a cascade within the hour")
+    anomaly_ratio_warning: float = Field(2.0, ge=1, description="anomaly over its threshold")
+    failures_critical: int = Field(3, ge=1, description="failed runs one after the other")
+    sinks: tuple[SinkConfig, ...] = ()
+
+    @field_validator("sinks")
+    @classmethod
+    def _distinct(cls, value: tuple[SinkConfig, ...]) -> tuple[SinkConfig, ...]:
+        names = [sink.name for sink in value]
+        if len(set(names)) < len(names):
+            raise ValueError("every sink must have a name of its own")
+        return value
+
+
+class ObserveConfig(Section):
+    """Logs, metrics and health of the scheduled runs."""
+
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: json where nobody looks on")
+    lag_min_max: int = Field(15, ge=1, le=10_080, description="a venue whose last good interval is older is late")
+    disk_free_gb_min: float = Field(1.0, ge=0, description="less on the lake's disk is not well")
+    push_url_env: str = Field(
+        "", pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$", description="environment variable with a Pushgateway's address"
+    )
+    push_timeout_s: float = Field(3.0, gt=0, le=60)
+    secret_envs: tuple[str, ...] = Field(
+        (), description="further environment variables whose values are masked in logs"
+    )
+
+
 class Config(BaseSettings):
     """Everything that can be set; `CASCADEGUARD_DETECTOR__REFERENCE_H=24` overrides `[detector] reference_h`."""
 
@@ -157,6 +214,8 @@ class Config(BaseSettings):
     label: LabelConfig = LabelConfig()
     simulator: SimulatorConfig = SimulatorConfig()
     mlflow: MlflowConfig = MlflowConfig()
+    alerts: AlertsConfig = AlertsConfig()
+    observe: ObserveConfig = ObserveConfig()
 
     @classmethod
     def settings_customise_sources(

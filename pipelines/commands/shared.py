@@ -33,8 +33,10 @@ VenueOption = Annotated[
 
 def open_lake(config_path: Path | None, lake: Path | None) -> tuple[Config, "Lake"]:
     from pipelines.lake import Lake
+    from pipelines.observing.logs import configure_logs, environment_secrets
 
     config = load_config(config_path, lake=lake)
+    configure_logs(config.observe.log_format, environment_secrets(config))
     if config.lake.exists() and not config.lake.is_dir():
         raise InputError("the lake is not a directory", where=config.lake, mend="name a directory with --lake")
     return config, Lake(config.lake)

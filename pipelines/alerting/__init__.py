@@ -1,0 +1,1 @@
+"""What is worth telling of an interval, told once: conditions -> news -> messages -> sinks."""

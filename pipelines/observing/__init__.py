@@ -1,0 +1,1 @@
+"""What is known about the runs themselves: logs, metrics, health."""
