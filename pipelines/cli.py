@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from pipelines.commands import alerts, data, defend, judge, loop, models, operate, start, training, watch
+from pipelines.commands import alerts, data, defend, judge, loop, models, operate, serve, start, training, watch
 from pipelines.errors import InputError
 from pipelines.observing.logs import configure_logs, mask_in_use, traceback_text
 
@@ -18,8 +18,10 @@ COMMANDS = (  # in the order data flows
         (data.simulate, data.ingest, data.compact, data.retain, data.doctor, data.bars, data.features, data.labels),
     ),
     ("Models", (training.train, judge.evaluate, models.models)),
-    ("Score, guard, report", (operate.score, operate.guard, operate.report)),
-    ("Watch", (watch.status, alerts.alerts)),
+    (
+        "Score, guard, report",
+        (operate.score, operate.guard, watch.status, operate.report, serve.serve, alerts.alerts),
+    ),
     (
         "Explain and defend",
         (defend.policy, defend.replay, defend.explain, defend.bands, defend.stress, loop.loop, defend.graph),

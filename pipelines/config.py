@@ -191,6 +191,19 @@ class ObserveConfig(Section):
     )
 
 
+class ServeConfig(Section):
+    """The dashboard of `serve`. The token is no setting: it comes from the environment alone."""
+
+    host: str = Field("127.0.0.1", min_length=1, max_length=255, description="address it listens on")
+    port: int = Field(8010, ge=0, le=65_535, description="0: any that is free")
+    names: tuple[str, ...] = Field(
+        (), description="further host names that browsers may call it by, behind a proxy; they demand the token"
+    )
+    poll_s: int = Field(15, ge=1, le=3600, description="between two looks of an open page at the lake")
+    stale_min: int = Field(10, ge=1, le=1440, description="data older than this is told in big letters")
+    history_h: int = Field(24, ge=1, le=168, description="what the page of a symbol looks back on")
+
+
 class Config(BaseSettings):
     """Everything that can be set; `CASCADEGUARD_DETECTOR__REFERENCE_H=24` overrides `[detector] reference_h`."""
 
@@ -216,6 +229,7 @@ class Config(BaseSettings):
     mlflow: MlflowConfig = MlflowConfig()
     alerts: AlertsConfig = AlertsConfig()
     observe: ObserveConfig = ObserveConfig()
+    serve: ServeConfig = ServeConfig()
 
     @classmethod
     def settings_customise_sources(

@@ -56,7 +56,7 @@ RUNS_SCHEMA = pl.Schema(  # one row per attempt at an interval of the schedule, 
         "state": pl.String(),  # ok, failed
         "started_at": UTC_US,
         "finished_at": UTC_US,
-        "steps": pl.String(),  # JSON: step -> seconds, rows, and what it says
+        "steps": pl.String(),  # JSON: step -> {"s": seconds, "rows": how many, "says": [sentences]}
         "rows_ingested": pl.Int64(),
         "alerts": pl.Int64(),  # episodes that the scores of the interval hold
         "decisions": pl.Int64(),

@@ -200,18 +200,25 @@ def _nearest_cliff(nodes: Sequence[Mapping[str, Any]]) -> tuple[str, str, str, s
     return (row["symbol"], "nearest cliff", f"{price(row['cliff_price_usd'])}, {_cliff(row)['away']}", "")
 
 
-def render(summary: Mapping[str, Any]) -> str:
-    """The page: the same summary (the keys of `GraphSummary`) gives the same bytes."""
+def view(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a template draws of a summary (the keys of `GraphSummary`); its filters are `FILTERS`."""
     nodes = drawn_nodes(summary["nodes"])
+    return {
+        **summary, "headline": headline(summary), "tiles": _tiles(summary), "drawn": nodes, "frame": _frame(len(nodes)),
+        "curves": drawn_edges(summary["edges"], nodes), "listed": summary["edges"][:EDGES_LISTED_MAX],
+        "rho_max": max([row["rho"] for row in summary["rho_by_window"]] + [1.25]),
+    }  # fmt: skip
+
+
+FILTERS = {"usd": usd, "price": price, "gain": _percent_of, "number": _number, "cliff": _cliff}
+
+
+def render(summary: Mapping[str, Any]) -> str:
+    """The page: the same summary gives the same bytes."""
     environment = Environment(
         loader=PackageLoader("pipelines"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(usd=usd, price=price, gain=_percent_of, number=_number, cliff=_cliff)
+    environment.filters.update(FILTERS)
     style = resources.files("pipelines").joinpath("templates", "report.css").read_text(encoding="utf-8")
-    return environment.get_template("graph.html.j2").render(
-        **summary, style=style, headline=headline(summary), tiles=_tiles(summary), drawn=nodes,
-        frame=_frame(len(nodes)),
-        curves=drawn_edges(summary["edges"], nodes), listed=summary["edges"][:EDGES_LISTED_MAX],
-        rho_max=max([row["rho"] for row in summary["rho_by_window"]] + [1.25]),
-    )  # fmt: skip
+    return environment.get_template("graph.html.j2").render(**view(summary), style=style)

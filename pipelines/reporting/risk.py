@@ -4,17 +4,28 @@ A symbol is at risk while its alert episode is open, or while a breaker is open 
 that is tight only because an input is missing says nothing about risk; the page shows it, and does not count it.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 
 from guardrails.ladder import ACTIONS, MEANING
 from pipelines.reporting import words
-from pipelines.reporting.gather import KEY, Material
+from pipelines.reporting.gather import KEY
 from pipelines.reporting.rules import LATCHED, in_force
 
 CAPS = ("leverage_cap", "exposure_cap")  # their sentences begin with their names
 RATIO_FULL = 4.0  # the anomaly bar is full at this multiple of the threshold
+
+
+class Standing(Protocol):
+    """How things stand: the last score and limit of every symbol, and the decisions up to then."""
+
+    @property
+    def last_scores(self) -> pl.DataFrame: ...
+    @property
+    def last_limits(self) -> pl.DataFrame: ...
+    @property
+    def decisions(self) -> pl.DataFrame: ...
 
 
 def _scored(last_scores: pl.DataFrame) -> pl.DataFrame:
@@ -64,7 +75,7 @@ def _breakers(force: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def symbol_states(material: Material, found: pl.DataFrame) -> pl.DataFrame:
+def symbol_states(material: Standing, found: pl.DataFrame) -> pl.DataFrame:
     """One row per venue and symbol (`*` first) that was scored or limited, the most severe first.
 
     `found` are the alert episodes. `at_risk`, `since` (the earlier of alert and breach), and what scores, limits and
@@ -117,6 +128,15 @@ def _bar(row: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def _below(cap: float, hard: float) -> str:
+    """A cap below the hard one, with as many digits as show that.
+
+    >>> _below(1.5, 2.0), _below(1.96, 2.0)
+    ('1.5×', '1.96×')
+    """
+    return words.times(cap) if words.times(cap) != words.times(hard) else f"{cap:.3g}×"
+
+
 def _leverage(row: dict[str, Any]) -> dict[str, str] | None:
     hard, effective = row["leverage_cap_hard"], row["leverage_cap_effective"]
     if hard is None:
@@ -124,7 +144,7 @@ def _leverage(row: dict[str, Any]) -> dict[str, str] | None:
     tightened = effective is not None and effective < hard
     return {
         "hard": words.times(hard),
-        "effective": words.times(effective) if tightened else "",
+        "effective": _below(effective, hard) if tightened else "",
         "note": words.PROPOSALS.get(row["proposal"], "") if tightened else "",
     }
 

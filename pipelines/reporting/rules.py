@@ -31,7 +31,8 @@ def first_breaches(decisions: pl.DataFrame) -> pl.DataFrame:
     return opened.sort("ts").group_by(ENTITY, maintain_order=True).first().sort("ts", *ENTITY)
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
+def decision_row(row: dict[str, Any]) -> dict[str, Any]:
+    """One decision in words."""
     observed, threshold = (words.amount(row[name], row["unit"]) for name in ("observed", "threshold"))
     return {
         "id": row["decision_id"],
@@ -79,8 +80,8 @@ def decision_view(material: Material) -> dict[str, Any]:
         kinds[kind] = kinds.get(kind, 0) + rows
     accounts = material.accounts
     return {
-        "first": [_row(row) for row in first_breaches(inside).to_dicts()],
-        "changes": [_row(row) for row in inside.tail(CHANGES_MAX).to_dicts()],
+        "first": [decision_row(row) for row in first_breaches(inside).to_dicts()],
+        "changes": [decision_row(row) for row in inside.tail(CHANGES_MAX).to_dicts()],
         "total": inside.height,
         "older": max(0, inside.height - CHANGES_MAX),
         "kinds": [f"{kind} {words.whole(rows)}" for kind, rows in sorted(kinds.items(), key=lambda item: -item[1])],

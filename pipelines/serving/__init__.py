@@ -1,0 +1,1 @@
+"""The dashboard: read-only web pages over the lake (see README.md of this folder)."""

@@ -1,0 +1,101 @@
+// Keys, and what a refresh must not disturb: scroll, open details, the stamp of what is shown. htmx does the asking.
+(() => {
+  "use strict";
+  const find = (selector) => document.querySelector(selector);
+  const links = () => [...document.querySelectorAll("#live a.open")];
+  const kept = new Map();
+  let last = ""; // the row that had the focus
+  let polled = ""; // what the form said when the open page asked
+
+  const asked = () => (find("#asked") ? new URLSearchParams(new FormData(find("#asked"))).toString() : "");
+
+  const typing = (element) => element && element.matches("input, select, textarea");
+
+  const move = (by) => {
+    const all = links();
+    if (!all.length) return;
+    const here = all.indexOf(document.activeElement);
+    const known = here >= 0 ? here : all.findIndex((link) => link.id === last);
+    const next = known < 0 ? 0 : here < 0 ? known : Math.min(Math.max(known + by, 0), all.length - 1);
+    all[next].focus();
+    all[next].closest("tr").scrollIntoView({ block: "nearest" });
+  };
+
+  const back = (link) => {
+    const ours = document.referrer.startsWith(`${location.origin}/`) && history.length > 1;
+    if (ours) history.back();
+    else location.assign(link.href);
+  };
+
+  const sortBy = (name) => {
+    const sort = find("#sort");
+    const turned = find("#turned");
+    turned.checked = sort.value === name && !turned.checked;
+    sort.value = name;
+    sort.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+
+  const onKey = (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const at = document.activeElement;
+    if (event.key === "Escape") {
+      event.preventDefault(); // a browser would empty the filter
+      if (typing(at)) at.blur();
+      else if (find("[data-back]")) back(find("[data-back]"));
+      else if (at && at !== document.body) at.blur();
+      return;
+    }
+    const arrows = at && (at.matches("a.open") || at.id === "text") && !at.matches("select");
+    const down = event.key === "ArrowDown" && arrows;
+    const up = event.key === "ArrowUp" && arrows && at.id !== "text";
+    if (down || up || (!typing(at) && (event.key === "j" || event.key === "k"))) {
+      event.preventDefault();
+      move(down || event.key === "j" ? 1 : -1);
+    } else if (event.key === "/" && !typing(at) && find("#text")) {
+      event.preventDefault();
+      find("#text").focus();
+      if (find("#text").select) find("#text").select();
+    }
+  };
+
+  const lost = (is) => {
+    const note = find("#lost");
+    if (is && note.hidden) note.querySelector("b").textContent = new Date().toISOString().slice(11, 19) + "Z";
+    note.hidden = !is;
+  };
+
+  document.addEventListener("keydown", onKey);
+  document.addEventListener("focusin", (event) => {
+    if (event.target.matches("a.open")) last = event.target.id;
+  });
+  document.addEventListener("click", (event) => {
+    const heading = event.target.closest("a[data-sort]");
+    if (!heading || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    sortBy(heading.dataset.sort);
+  });
+
+  document.addEventListener("htmx:configRequest", (event) => {
+    const live = find("#live");
+    if (event.detail.elt !== live) return;
+    polled = asked();
+    if (live.dataset.stamp) event.detail.headers["X-Shown"] = live.dataset.stamp;
+  });
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const late = event.detail.requestConfig.elt === find("#live") && polled !== asked();
+    if (late) event.detail.shouldSwap = false; // the reader has asked for something else meanwhile
+    if (!event.detail.shouldSwap) return;
+    document.querySelectorAll("[data-keep]").forEach((part) => kept.set(part.id, [part.scrollLeft, part.scrollTop]));
+    find("#live").dataset.stamp = event.detail.xhr.getResponseHeader("x-stamp") || "";
+  });
+  document.addEventListener("htmx:afterSwap", () => {
+    kept.forEach(([left, top], id) => {
+      const part = document.getElementById(id);
+      if (part) [part.scrollLeft, part.scrollTop] = [left, top];
+    });
+    kept.clear();
+  });
+  document.addEventListener("htmx:afterRequest", (event) => {
+    if (event.detail.elt.id === "live") lost(!event.detail.successful && event.detail.xhr.status !== 503);
+  });
+})();
