@@ -192,14 +192,18 @@ def append_run(lake: Lake, decisions: pl.DataFrame, run: Run) -> Appended:
     cut = _cut_unsealed(lake, head)
     start, end = run.interval.start.isoformat(), run.interval.end.isoformat()
     until = head.until.get(run.venue, "")
-    held = _held(lake) if start < until else frozenset[str]()
+    held = _held(lake, head.sha256) if start < until else frozenset[str]()
     fresh = decisions.filter(~pl.col("decision_id").is_in(list(held))).to_dicts()
     entries = fresh if _run_id(run.entry()) in held else [*fresh, run.entry()]
     if entries:
         lines = chain(entries, head.sha256, first_seq=head.entries)
+        lake.fence()
         size = _write(path, "".join(f"{line}\n" for line in lines))
         sealed = dict(head.until) | {run.venue: max(until, end)}
-        _seal(lake, Head(head.entries + len(lines), size, json.loads(lines[-1])["sha256"], sealed))
+        sha256 = json.loads(lines[-1])["sha256"]
+        _seal(lake, Head(head.entries + len(lines), size, sha256, sealed))
+        if held:
+            lake.logged = sha256, held | {_named(entry) for entry in entries}
     return Appended(len(fresh), cut)
 
 
@@ -262,9 +266,18 @@ def _run_id(entry: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _held(lake: Lake) -> frozenset[str]:
-    """The ids of the decisions and runs that the log holds; InputError where it is broken anywhere."""
-    return frozenset(_run_id(entry) if "run" in entry else entry["decision_id"] for entry in entries(lake))
+def _named(entry: Mapping[str, Any]) -> str:
+    return _run_id(entry) if "run" in entry else str(entry["decision_id"])
+
+
+def _held(lake: Lake, sealed: str) -> frozenset[str]:
+    """The ids of the decisions and runs that the log holds; InputError where it is broken anywhere.
+
+    Read once for a series of runs over old minutes: while the log ends, `sealed`, where this process left it.
+    """
+    if lake.logged[0] != sealed:
+        lake.logged = sealed, frozenset(_named(entry) for entry in entries(lake))
+    return lake.logged[1]
 
 
 # --- reading

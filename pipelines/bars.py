@@ -16,6 +16,7 @@ from pipelines.book import derive_book
 from pipelines.errors import InputError
 from pipelines.lake import Lake
 from pipelines.pending import book_derived, clear_pending, pending_books, pending_interval, pending_marks
+from pipelines.spans import symbol_spans
 from pipelines.times import Interval
 
 STREAMS = ("trades", "book_events", "quotes", "book_levels")  # read in order, batch by batch
@@ -34,20 +35,10 @@ class BarsSummary:
 
 
 def _held(lake: Lake, venue: str | None = None) -> pl.DataFrame:
-    """`table, venue, symbol, first, last` of every symbol that the lake holds; only files of several are opened."""
-    alone = (pl.col("symbol_min") == pl.col("symbol_max")).fill_null(False)
-    parts = []
-    for table in READ:
-        files = lake.files(table)
-        files = files if venue is None else files.filter(pl.col("venue") == venue)
-        told = files.lazy().filter(alone).select("venue", symbol="symbol_min", first="ts_min", last="ts_max")
-        parts.append(told.select(pl.lit(table).alias("table"), pl.all()))
-        mixed = files.filter(~alone)
-        if mixed.height:
-            rows = lake.scan_files(table, mixed).select("venue", "symbol", first="ts", last="ts")
-            parts.append(rows.select(pl.lit(table).alias("table"), pl.all()))
+    """`table, venue, symbol, first, last` of every symbol that the lake holds."""
+    parts = [symbol_spans(lake, table, venue).select(pl.lit(table).alias("table"), pl.all()) for table in READ]
     spans = pl.concat(parts).group_by("table", "venue", "symbol")
-    return spans.agg(pl.col("first").min(), pl.col("last").max()).collect()
+    return spans.agg(pl.col("first").min(), pl.col("last").max())
 
 
 def derivative_venues(lake: Lake) -> list[str]:

@@ -7,7 +7,20 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from pipelines.commands import alerts, data, defend, judge, loop, models, operate, serve, start, training, watch
+from pipelines.commands import (
+    alerts,
+    data,
+    defend,
+    judge,
+    loop,
+    models,
+    operate,
+    schedule,
+    serve,
+    start,
+    training,
+    watch,
+)
 from pipelines.errors import InputError
 from pipelines.observing.logs import configure_logs, mask_in_use, traceback_text
 
@@ -19,8 +32,18 @@ COMMANDS = (  # in the order data flows
     ),
     ("Models", (training.train, judge.evaluate, models.models)),
     (
-        "Score, guard, report",
-        (operate.score, operate.guard, watch.status, operate.report, serve.serve, alerts.alerts),
+        "Scheduled",
+        (
+            schedule.run,
+            operate.score,
+            operate.guard,
+            schedule.backfill,
+            schedule.schedule,
+            watch.status,
+            operate.report,
+            serve.serve,
+            alerts.alerts,
+        ),
     ),
     (
         "Explain and defend",

@@ -128,6 +128,37 @@ class SimulatorConfig(Section):
     order_ids: bool = Field(False, description="name the resting order in every book event")
 
 
+class ScheduleConfig(Section):
+    """Scheduled runs: the grid of intervals, and how far back one is caught up, amended and tried again."""
+
+    interval_min: int = Field(5, ge=1, le=60, description="length of an interval; divides 60, ends lie on the UTC hour")
+    settle_s: float = Field(20.0, ge=0, le=3600, description="after its end before an interval is due")
+    catch_up_h_max: int = Field(24, ge=1, le=24 * 31, description="missed intervals are caught up as far back")
+    late_h_max: int = Field(48, ge=1, le=24 * 31, description="late rows amend decisions as far back")
+    attempts_max: int = Field(3, ge=1, le=100, description="at an interval that fails; then it is passed over")
+    takeover_min: float = Field(30.0, gt=0, le=1440, description="a run at work for longer may be replaced by another")
+    registry_min: int = Field(60, ge=0, le=1440, description="between two looks into a registry on a server")
+
+    @field_validator("interval_min")
+    @classmethod
+    def _divides_an_hour(cls, value: int) -> int:
+        if 60 % value:
+            raise ValueError("must divide 60")
+        return value
+
+
+class SourceConfig(Section):
+    """One `[[sources]]` table: files that every run takes, named as `cascadeguard ingest` names them."""
+
+    adapter: str = Field(min_length=1)
+    paths: tuple[str, ...] = Field(min_length=1, description="files, folders, or patterns such as inbox/*.csv.gz")
+    venue: str | None = Field(None, min_length=1)
+    symbol: str | None = Field(None, min_length=1)
+    role: Literal["perp", "spot"] = "perp"
+    kind: str | None = Field(None, min_length=1)
+    mapping: Path | None = None
+
+
 class MlflowConfig(Section):
     """Tracking and registry. An empty address means an embedded SQLite store inside the lake."""
 
@@ -230,6 +261,8 @@ class Config(BaseSettings):
     alerts: AlertsConfig = AlertsConfig()
     observe: ObserveConfig = ObserveConfig()
     serve: ServeConfig = ServeConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    sources: tuple[SourceConfig, ...] = ()
 
     @classmethod
     def settings_customise_sources(

@@ -11,6 +11,7 @@ from guardrails.facts import KEY, NUMBERS, market_facts
 from guardrails.ladder import MEANING
 from guardrails.policy import LOOKBACK_MIN, PolicyError, parse_policy
 from guardrails.wording import percent
+from pipelines.amendments import amendments_of
 from pipelines.audit import entries, kept_policy
 from pipelines.errors import InputError
 from pipelines.lake import Lake
@@ -47,6 +48,7 @@ def explain_decision(lake: Lake, decision_id: str) -> dict[str, Any]:
     return {
         "decision": decision,
         "superseded": not rows.height,
+        "amendments": amendments_of(lake, decision_id),
         "before": _before(lake, decision),
         "limits": _limits(lake, decision),
         "facts": _facts(lake, decision, text),
@@ -139,6 +141,16 @@ def _seen(facts: Mapping[str, Any] | None) -> str:
     return "; ".join([*told, *dict.fromkeys(faults)])
 
 
+def _amended(decision_id: str, told: Mapping[str, Any]) -> str:
+    """One amendment, from the side of the decision that is told."""
+    when = "" if told["amended_at"] is None else f", {show_time(told['amended_at'])}"
+    if told["before"] == decision_id:
+        by = "taken back" if told["after"] is None else f"replaced by {told['after']}"
+        return f"{by}{when}: {told['why']}"
+    instead = "added later" if told["before"] is None else f"stands in the place of {told['before']}"
+    return f"{instead}{when}: {told['why']}"
+
+
 def explain_sentence(found: Mapping[str, Any]) -> str:
     """The decision on one screen."""
     one, before = found["decision"], found["before"]
@@ -165,4 +177,5 @@ def explain_sentence(found: Mapping[str, Any]) -> str:
     ]
     if found["superseded"]:
         lines.append(_wrapped("note:", "a later run over this minute decided otherwise; this is what the log holds"))
+    lines += [_wrapped("amended:", _amended(one["decision_id"], told)) for told in found["amendments"]]
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """Step `guard`: bars and policy -> limits, decisions, audit log; the model's wish enters last and only tightens."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from guardrails.decide import RULES, Decided, decide, empty_state
 from guardrails.facts import KEY, NUMBERS
 from guardrails.policy import LOOKBACK_MIN, Policy
 from guardrails.proposal import bounded, judged
+from pipelines.amendments import AGAIN, amend, amendments
 from pipelines.audit import Appended, Run, append_run, content_of, keep_policy
 from pipelines.bars import build_bars
 from pipelines.config import Config
@@ -174,20 +176,28 @@ def outputs(decided: Decided) -> dict[str, pl.DataFrame]:
     }
 
 
-def guard_venue(lake: Lake, venue: str, interval: Interval, config: Config) -> GuardSummary:
+def guard_venue(
+    lake: Lake, venue: str, interval: Interval, config: Config, *, why: str = AGAIN, at: datetime | None = None
+) -> GuardSummary:
     """Judge every minute of `interval`, append what is new to the audit log, then write limits and decisions.
 
     Each policy judges its own minutes, as a run of its own that goes on from the state of the one before. Needs no
     score and no registry: without them the hard limits are the same and nothing is tightened further. The log comes
-    first: no limit is in force that it does not account for.
+    first: no limit is in force that it does not account for. Decisions of these minutes that no longer follow are
+    amended: `why`, and `at` which moment.
     """
     files = policy_files(config)
     texts = {file.policy.sha256: file.text for file in files}
     parts = in_force_over([file.policy for file in files], interval)
-    return _together(interval, [_guard_under(lake, venue, part, one, texts[one.sha256]) for part, one in parts])
+    return _together(
+        interval,
+        [_guard_under(lake, venue, part, one, texts[one.sha256], amending=(why, at)) for part, one in parts],
+    )
 
 
-def _guard_under(lake: Lake, venue: str, interval: Interval, policy: Policy, text: str) -> GuardSummary:
+def _guard_under(
+    lake: Lake, venue: str, interval: Interval, policy: Policy, text: str, *, amending: tuple[str, datetime | None]
+) -> GuardSummary:
     """`guard_venue` over minutes that one policy judges."""
     if lake.scan("bars", venue, interval.start, interval.end).head(1).collect().is_empty():
         build_bars(lake, venue, Interval(interval.start - timedelta(minutes=LOOKBACK_MIN), interval.end))
@@ -201,6 +211,9 @@ def _guard_under(lake: Lake, venue: str, interval: Interval, policy: Policy, tex
     with lake.writer():
         keep_policy(lake, policy.sha256, text)
         appended = append_run(lake, decided.decisions, run)
+        before = lake.scan("decisions", venue, interval.start, interval.end).collect()
+        if lake.reaches("limits", venue, interval.start, interval.end):
+            amend(lake, amendments(before, decided.decisions, *amending), json.dumps(run.entry(), sort_keys=True))
         for table, frame in (
             ("limits", limits),
             ("decisions", decided.decisions),

@@ -273,18 +273,33 @@ def ingest(
 
     Raises InputError that names every refused file; the others have been ingested by then, and a rerun skips them.
     """
+    summary, faults = ingest_sound(adapter, paths, lake, config, choice, progress=progress)
+    _raise_faults(faults, summary.files, len(summary.skipped))
+    return summary
+
+
+def ingest_sound(
+    adapter: str,
+    paths: Sequence[Path],
+    lake: Lake,
+    config: Config,
+    choice: Choice | None = None,
+    *,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[IngestSummary, list[str]]:
+    """`ingest`, that tells refused files, one sentence each, beside what was taken instead of raising."""
     choice = choice if choice is not None else Choice()
     _check(paths, choice)
     chosen = _forced(adapter_named(adapter, choice.mapping), choice.kind)
     book = load_instruments(config)
     files, ignored, faults = _collect([Path(path) for path in paths], chosen)
+    run = _Run(chosen, lake, book, choice, set(), [], [], [])
     if not files:
-        _raise_faults(faults, 0, 0)
+        return _summary(run, ignored), faults
     say: Say = progress if progress is not None else silent
     with lake.writer():
-        run = _Run(chosen, lake, book, choice, _done(lake), [], [], [])
+        run.done = _done(lake)
         for path, kind in files:
             say(path.name)
             run.file(path, kind)
-    _raise_faults([*faults, *run.faults], len(run.reports), len(run.skipped))
-    return _summary(run, ignored)
+    return _summary(run, ignored), [*faults, *run.faults]

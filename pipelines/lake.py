@@ -13,7 +13,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
@@ -64,6 +64,19 @@ RUNS_SCHEMA = pl.Schema(  # one row per attempt at an interval of the schedule, 
         "error": pl.String(),  # null where the run went well
     }
 )
+AMENDMENTS_SCHEMA = pl.Schema(  # one row per decision that a later run over its minute took back, changed or added
+    {
+        "venue": pl.String(),
+        "ts": UTC_US,  # the decision's minute
+        "entity": pl.String(),
+        "rule": pl.String(),
+        "before": pl.String(),  # decision_id as it was; null where there was none
+        "after": pl.String(),  # decision_id that stands now; null where none does
+        "why": pl.String(),
+        "amended_at": UTC_US,  # null where a person judged again and no clock was told
+        "original": pl.String(),  # JSON: the decision as it was, whole; null where there was none
+    }
+)
 SCHEMAS: dict[str, pl.Schema] = {
     **{name: polars_schema(schema) for name, schema in (CANONICAL | DERIVED).items()},
     "features": FEATURES_SCHEMA,
@@ -78,6 +91,7 @@ SCHEMAS: dict[str, pl.Schema] = {
     ),
     "pending": PENDING_SCHEMA,
     "runs": RUNS_SCHEMA,
+    "amendments": AMENDMENTS_SCHEMA,
     "quarantine": polars_schema(Quarantine),
     "ingest_log": polars_schema(IngestLog),
 }
@@ -198,11 +212,18 @@ def _by_symbol_held(files: Sequence[File], symbols: Iterable[str]) -> dict[str, 
 
 
 class Lake:
-    """Tables under `root/tables/`; other state of the same venue (registry, audit log, reports) lives beside them."""
+    """Tables under `root/tables/`; other state of the same venue (registry, audit log, reports) lives beside them.
 
-    def __init__(self, root: Path) -> None:
+    `fence` is called when the writer's lock has been taken and again before each commit: it raises where this process
+    may no longer write (`pipelines.operating.lease`).
+    """
+
+    def __init__(self, root: Path, fence: Callable[[], None] = lambda: None) -> None:
         self.root = root
+        self.fence = fence
+        self.logged: tuple[str, frozenset[str]] = ("", frozenset())  # what `pipelines.audit` has read of its log
         self._listed: dict[str, tuple[str, pl.DataFrame]] = {}
+        self._opened: dict[str, DeltaTable] = {}
         self._fixed: dict[str, pl.DataFrame] = {}  # the files of tables that are read as they once were
 
     # --- what there is ---
@@ -218,9 +239,17 @@ class Lake:
         newest = _newest_commit(self.path(table) / LOG)
         return int(Path(newest).stem) if newest else -1
 
+    def _delta(self, table: str) -> DeltaTable:
+        """The table as it stands now; its log is read once, afterwards what was added to it."""
+        if table in self._opened:
+            self._opened[table].update_incremental()
+        else:
+            self._opened[table] = DeltaTable(self.path(table))
+        return self._opened[table]
+
     def committed(self, table: str, source_sha256: str) -> bool:
         """Whether `source_sha256` has already been appended to `table`."""
-        return self.has(table) and DeltaTable(self.path(table)).transaction_version(source_sha256) is not None
+        return self.has(table) and self._delta(table).transaction_version(source_sha256) is not None
 
     def files(self, table: str) -> pl.DataFrame:
         """The files of `table` with what they hold (columns of `FILES`), in no particular order."""
@@ -229,7 +258,7 @@ class Lake:
         newest = _newest_commit(self.path(table) / LOG)
         known, listed = self._listed.get(table, ("", pl.DataFrame(schema=FILES)))
         if newest != known:
-            listed = _listing(DeltaTable(self.path(table)))
+            listed = _listing(self._delta(table)) if newest else pl.DataFrame(schema=FILES)
             self._listed[table] = newest, listed
         return listed
 
@@ -396,8 +425,11 @@ class Lake:
         properties: CommitProperties | None = None,
     ) -> None:
         if not self.has(table):
+            self.fence()
+            self._opened.pop(table, None)
             self._create(table)
-        delta = DeltaTable(self.path(table))
+        delta = self._delta(table)
+        self.fence()
         delta.create_write_transaction(
             [*added, *removed], "append", delta.schema(), partition_columns(table), commit_properties=properties
         )
@@ -417,6 +449,7 @@ class Lake:
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".writer.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            self.fence()
             yield
 
 

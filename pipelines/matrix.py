@@ -91,9 +91,26 @@ def build_structure(lake: Lake, venue: str, interval: Interval) -> pl.DataFrame:
     return rows
 
 
+def _structure_of(lake: Lake, venue: str, interval: Interval, changed: datetime | None) -> pl.DataFrame:
+    """Structure per snapshot in `interval`: that of snapshots known up to `changed` as stored, where none is missing.
+
+    A snapshot costs a world with all its cascades: a scheduled run has one new one and a day of old ones.
+    """
+    if changed is None:
+        return build_structure(lake, venue, interval)
+    stored = lake.scan("structure", venue, interval.start, interval.end).collect()
+    known = stored.filter(pl.col("known_at") <= changed)
+    snapshots = lake.scan("positions", venue, interval.start, interval.end).select(pl.col("ts").unique()).collect()
+    first = snapshots.join(known, on="ts", how="anti")["ts"].min()
+    if not isinstance(first, datetime):
+        return stored
+    fresh = build_structure(lake, venue, Interval(first - timedelta(microseconds=1), interval.end))
+    return pl.concat([stored.filter(pl.col("ts") < first), fresh])
+
+
 def build_hours(lake: Lake, venue: str, interval: Interval) -> None:
-    """Put the `hours` of the bars of `interval`, in whole days up to its end, in place of what was there."""
-    first = interval.start.replace(hour=0, minute=0, second=0, microsecond=0)
+    """Put the `hours` of the bars of `interval`, in whole hours up to its end, in place of what was there."""
+    first = interval.start.replace(minute=0, second=0, microsecond=0)
     for chunk in _chunks(lake, venue, Interval(first, interval.end)):
         bars = lake.scan("bars", venue, chunk.start, chunk.end).select(columns_read()).collect()
         rows = hours_of(usable(bars))
@@ -186,7 +203,7 @@ def _chunks(lake: Lake, venue: str, interval: Interval) -> Iterator[Interval]:
 
 
 def _matrices(
-    lake: Lake, venue: str, interval: Interval, bar_s: int, say: Say
+    lake: Lake, venue: str, interval: Interval, bar_s: int, say: Say, *, changed: datetime | None
 ) -> Iterator[tuple[Interval, pl.DataFrame]]:
     """Matrix and health are written chunk by chunk; yields each chunk's matrix."""
     others = [name for name in derivative_venues(lake) if name != venue]
@@ -195,7 +212,7 @@ def _matrices(
         say(f"features {venue} {chunk}")
         read = Interval(chunk.start - reach, chunk.end)
         bars = lake.scan("bars", venue, read.start, read.end).select(columns_read(bar_s)).collect()
-        rows = build_structure(lake, venue, Interval(chunk.start - _structure_lookback(bar_s), chunk.end))
+        rows = _structure_of(lake, venue, Interval(chunk.start - _structure_lookback(bar_s), chunk.end), changed)
         beside = Beside(rows, norms_at(lake, venue, bars, bar_s), _peers(lake, venue, others, read, bar_s))
         matrix, health = features_and_health(bars, beside, bar_s=bar_s, since=chunk.start)
         with lake.writer():
@@ -212,16 +229,18 @@ def build_features(
     *,
     bar_s: int = 60,
     built: Interval | None = None,
+    changed: datetime | None = None,
     why: bool = False,
 ) -> FeaturesSummary:
     """Compute every feature for every bar of `interval` and put it in place of what was there. Idempotent.
 
-    `built` is where bars are new (default `interval`). With `why`, the summary counts the reasons of nulls.
+    `built` is where bars are new (default `interval`). With `why`, the summary counts the reasons of nulls. Rows that
+    were known up to `changed` are those that structure was last computed from (default: nobody knows).
     """
     _bring_hours_up_to_date(lake, venue, interval, built or interval)
     rows, nulls, symbols = 0, Counter[str](), set[str]()
     reasons: dict[str, Counter[str]] = {family: Counter() for family in FAMILIES} if why else {}
-    for chunk, matrix in _matrices(lake, venue, interval, bar_s, say):
+    for chunk, matrix in _matrices(lake, venue, interval, bar_s, say, changed=changed):
         rows += matrix.height
         nulls.update(matrix.select(pl.col(NAMES).null_count()).row(0, named=True))
         symbols.update(matrix["symbol"].unique())

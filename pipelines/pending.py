@@ -28,6 +28,7 @@ FEEDS_BARS = frozenset(
         "candles",
     }
 )
+FEEDS_GUARD = frozenset({"positions", "collateral"})  # read by structure and rules beside the bars
 FEEDS_BOOK = ("book_levels", "book_events", "trades")  # what the book of a symbol is derived from
 BOOK = "book"  # the table of a mark that says: the derived book has changed
 MICROSECOND = timedelta(microseconds=1)
@@ -37,13 +38,13 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 def mark_pending(lake: Lake, table: str, spans: pl.DataFrame, source_key: str) -> None:
-    """Mark `venue, symbol, ts (first), last` as changed; nothing for tables that bars do not read.
+    """Mark `venue, symbol, ts (first), last` as changed; nothing for tables that neither bars nor rules read.
 
     A source that was killed after its marks and is tried again marks anew, unless its marks still wait: its first ones
     may have been taken away by bars that could not see its rows.
     """
     waiting = lake.scan("pending").filter(pl.col("source_sha256") == source_key)
-    if table not in FEEDS_BARS or not waiting.head(1).collect().is_empty():
+    if table not in FEEDS_BARS | FEEDS_GUARD or not waiting.head(1).collect().is_empty():
         return
     own = spans.with_columns(pl.lit(table).alias("table"))
     marks = pl.concat([own, _leaning_on(lake, spans)], how="diagonal") if table == "trades" else own
@@ -89,6 +90,8 @@ def pending_interval(lake: Lake, venue: str, span: Interval, step: timedelta) ->
 def pending_books(lake: Lake, venue: str, marks: pl.DataFrame) -> Iterator[tuple[str, Interval]]:
     """Symbols of `venue` whose book `marks` ask to be derived again, from where on, up to their last row."""
     marks = marks.filter(pl.col("table").is_in(FEEDS_BOOK))
+    if not _derives_books(lake, venue, marks):
+        return
     for symbol, first in marks.group_by("symbol").agg(pl.col("ts").min()).sort("symbol").iter_rows():
         last = _last_of_book(lake, venue, symbol)
         if last is not None:
@@ -96,6 +99,21 @@ def pending_books(lake: Lake, venue: str, marks: pl.DataFrame) -> Iterator[tuple
             midnight = first.replace(hour=0, minute=0, second=0, microsecond=0)
             start = midnight + (first - MICROSECOND - midnight) // minute * minute
             yield symbol, Interval(start, max(midnight - (midnight - last) // minute * minute, start + minute))
+
+
+def _derives_books(lake: Lake, venue: str, marks: pl.DataFrame) -> bool:
+    """Whether there is, was, or by these marks may be, a book to derive: levels, a state, or orders by their ids.
+
+    A venue that publishes events and depth of its own has none: nothing is asked symbol by symbol.
+    """
+    own = pl.col("venue") == venue
+    if any(lake.files(table).filter(own).height for table in ("book_levels", "book_state")):
+        return True
+    first, last = marks["ts"].min(), marks["last"].max()
+    if not isinstance(first, datetime) or not isinstance(last, datetime):
+        return False
+    events = lake.scan("book_events", venue, first - MICROSECOND, last)
+    return events.filter(pl.col("order_id").is_not_null()).head(1).collect().height > 0
 
 
 def _last_of_book(lake: Lake, venue: str, symbol: str) -> datetime | None:
@@ -139,8 +157,22 @@ def clear_pending(lake: Lake, venue: str, interval: Interval, span: Interval, kn
     return marks.height - left.height
 
 
+def settle_pending(lake: Lake, venue: str, since: datetime, known: pl.DataFrame) -> None:
+    """Take away all marks of `known` but those of rows up to `since`, whose bars nobody computed. Holds the lock.
+
+    A mark that begins before and reaches beyond is cut there.
+    """
+    begun = known.filter(pl.col("ts") <= since, pl.col("last") > since)
+    with lake.writer():
+        marks = lake.scan("pending", venue).collect()
+        left = _without(marks, known.filter(pl.col("last") > since))
+        cut = begun.with_columns(last=pl.lit(since, known.schema["last"])).select(PENDING_SCHEMA.names())
+        if left.height + cut.height != marks.height or begun.height:
+            _rewrite(lake, venue, pl.concat([left, cut]))
+
+
 def _without(marks: pl.DataFrame, done: pl.DataFrame) -> pl.DataFrame:
-    return marks.join(done, on=PENDING_SCHEMA.names(), how="anti")
+    return marks.join(done, on=PENDING_SCHEMA.names(), how="anti", nulls_equal=True)
 
 
 def _rewrite(lake: Lake, venue: str, marks: pl.DataFrame) -> None:

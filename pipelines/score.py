@@ -33,6 +33,8 @@ from pipelines.times import Interval
 from pipelines.tracking import Record, Registry, RegistryError
 from pipelines.trial import trailing
 
+NO_MODEL = "no early-warning model registered"
+
 
 @dataclass(frozen=True)
 class ScoreSummary:
@@ -191,8 +193,13 @@ def champion(registry: Registry, bar_s: int) -> tuple[WarningModel | None, str |
         found = registry.load_warning(columns=NAMES)
     except RegistryError as error:
         return None, None, str(error)
+    return fitting(found, bar_s)
+
+
+def fitting(found: tuple[WarningModel, str] | None, bar_s: int) -> tuple[WarningModel | None, str | None, str]:
+    """A model and its address with an empty note; without one, or with one that is unfit here, the note says why."""
     if found is None:
-        return None, None, "no early-warning model registered"
+        return None, None, NO_MODEL
     fault = unfit(found[0], bar_s)
     return (None, None, f"{found[1]} {fault}: train anew") if fault else (*found, "")
 
@@ -243,11 +250,27 @@ def score_venue(
     prepare(lake, venue, Interval(min(span.start, interval.start), interval.end), say, bar_s=bar_s)
     registry = Registry(config.mlflow, lake.root)
     say(f"detector {venue}")
-    detector, detector_uri, notes = fitted_detector(lake, venue, span, config, registry)
-    model, model_uri, model_note = champion(registry, bar_s)
+    detector = fitted_detector(lake, venue, span, config, registry)
+    say(f"scores {venue}")
+    told = champion(registry, bar_s)
+    return write_scores(lake, venue, interval, config, span=span, fitted=detector, told=told)
+
+
+def write_scores(
+    lake: Lake,
+    venue: str,
+    interval: Interval,
+    config: Config,
+    *,
+    span: Interval,
+    fitted: tuple[Detector, str | None, list[str]],
+    told: tuple[WarningModel | None, str | None, str],
+) -> ScoreSummary:
+    """Score the features of `interval` as the lake holds them: `fitted` on the reference `span`, `told` as champion."""
+    detector, detector_uri, notes = fitted
+    model, model_uri, model_note = told
     bars = lake.scan("bars", venue, interval.start, interval.end).collect()
 
-    say(f"scores {venue}")
     scores = compose(
         read_matrix(lake, venue, interval),
         bars,
@@ -263,7 +286,7 @@ def score_venue(
 
     with lake.writer():
         lake.replace("scores", Scores.validate(scores), venue, interval.start, interval.end)
-    found = _episodes(scores, config.detector.refractory_min, bar_s)
+    found = _episodes(scores, config.detector.refractory_min, config.bars.interval_s)
     return ScoreSummary(
         venue=venue,
         interval=str(interval),
