@@ -28,7 +28,17 @@ COMMANDS = (  # in the order data flows
     ("Start here", (start.demo,)),
     (
         "Data",
-        (data.simulate, data.ingest, data.compact, data.retain, data.doctor, data.bars, data.features, data.labels),
+        (
+            data.simulate,
+            data.ingest,
+            data.poll,
+            data.compact,
+            data.retain,
+            data.doctor,
+            data.bars,
+            data.features,
+            data.labels,
+        ),
     ),
     ("Models", (training.train, judge.evaluate, models.models)),
     (

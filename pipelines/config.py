@@ -3,6 +3,7 @@
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -13,6 +14,7 @@ DEFAULT_FILE = Path("cascadeguard.toml")
 Severity: TypeAlias = Literal["info", "warning", "critical"]
 AlertKind: TypeAlias = Literal["episode", "breaker", "data", "run"]
 ALERT_KINDS: tuple[AlertKind, ...] = ("episode", "breaker", "data", "run")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Section(BaseModel):
@@ -159,6 +161,43 @@ class SourceConfig(Section):
     mapping: Path | None = None
 
 
+class PollConfig(Section):
+    """One `[[polls]]` table: a venue whose public endpoints `cascadeguard poll` asks."""
+
+    exchange: str = Field(pattern="^[a-z0-9_]+$", description="the exchange as ccxt calls it, such as binanceusdm")
+    venue: str = Field(pattern="^[a-z0-9][a-z0-9_-]*$", description="the venue as the instrument files call it")
+    symbols: tuple[str, ...] = Field(min_length=1, description="the venue's own ids, as in the instrument files")
+    role: Literal["perp", "spot"] = "perp"
+    kinds: tuple[Literal["marks", "book", "funding", "open_interest", "trades"], ...] = Field(
+        ("marks", "book", "funding", "open_interest", "trades"), min_length=1
+    )
+    book_levels: int = Field(500, ge=1, le=5000, description="of each side; a venue takes some numbers only")
+    timeout_s: float = Field(10.0, gt=0, le=300, description="for one answer")
+    attempts_max: int = Field(3, ge=1, le=20, description="at one question")
+    seconds_max: float = Field(120.0, gt=0, le=3600, description="for a whole run; it ends then with what it has")
+    base_url: str = Field("", description="stands in for the host of every endpoint: https, or a loopback address")
+
+    @field_validator("symbols", "kinds")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("must not name anything twice")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _private_or_encrypted(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            host, _ = parts.hostname, parts.port
+        except ValueError:
+            host = None
+        sound = host is not None and (parts.scheme == "https" or (parts.scheme == "http" and host in LOOPBACK))
+        if value and not sound:
+            raise ValueError("must be an https address, or http on a loopback address")
+        return value
+
+
 class MlflowConfig(Section):
     """Tracking and registry. An empty address means an embedded SQLite store inside the lake."""
 
@@ -263,6 +302,14 @@ class Config(BaseSettings):
     serve: ServeConfig = ServeConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     sources: tuple[SourceConfig, ...] = ()
+    polls: tuple[PollConfig, ...] = ()
+
+    @field_validator("polls")
+    @classmethod
+    def _one_of_each_venue(cls, value: tuple[PollConfig, ...]) -> tuple[PollConfig, ...]:
+        if len({poll.venue for poll in value}) < len(value):
+            raise ValueError("must name each venue once")
+        return value
 
     @classmethod
     def settings_customise_sources(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pipelines.adapters.adapter import VENUE_NAME, Adapter, Kind, Origin
 from pipelines.adapters.binance_archive import ADAPTER as BINANCE_ARCHIVE
+from pipelines.adapters.ccxt import ADAPTER as CCXT
 from pipelines.adapters.freqtrade import ADAPTER as FREQTRADE
 from pipelines.adapters.hyperliquid import ADAPTER as HYPERLIQUID
 from pipelines.adapters.order_log import ADAPTER as ORDER_LOG
@@ -12,7 +13,7 @@ from pipelines.adapters.tardis import ADAPTER as TARDIS
 from pipelines.adapters.ws_capture import ADAPTER as WS_CAPTURE
 from pipelines.errors import InputError
 
-ADAPTERS: tuple[Adapter, ...] = (TARDIS, BINANCE_ARCHIVE, FREQTRADE, WS_CAPTURE, ORDER_LOG, HYPERLIQUID)
+ADAPTERS: tuple[Adapter, ...] = (TARDIS, BINANCE_ARCHIVE, FREQTRADE, WS_CAPTURE, ORDER_LOG, HYPERLIQUID, CCXT)
 TABLE = "table"  # its kinds come from a mapping
 
 __all__ = ["ADAPTERS", "TABLE", "VENUE_NAME", "Adapter", "Kind", "Origin", "adapter_named"]

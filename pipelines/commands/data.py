@@ -117,6 +117,30 @@ def _ingest_sentence(summary: Any) -> str:
     return "\n".join(lines)
 
 
+def poll(
+    venue: Annotated[
+        str | None, typer.Option("--venue", metavar="NAME", help="One venue; default every one of the settings.")
+    ] = None,
+    now: Annotated[
+        str | None, typer.Option("--now", metavar="TIME", help="What the clock says; default the machine's.")
+    ] = None,
+    config: ConfigOption = None,
+    lake: LakeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the public endpoints of the venues in the settings once; answers go into the lake."""
+    from pipelines.poll import poll as run_poll
+    from pipelines.polling.clock import real_clock
+
+    settings, store = open_lake(config, lake)
+    clock = real_clock(None if now is None else parse_time(now))
+    with progress("poll") as say:
+        summary = run_poll(store, settings, venue, clock=clock, progress=say)
+    emit(summary, as_json, lambda s: s.sentence())
+    if not summary.answered:
+        raise typer.Exit(1)
+
+
 def compact(
     venue: VenueOption = None, config: ConfigOption = None, lake: LakeOption = None, as_json: JsonOption = False
 ) -> None:

@@ -12,6 +12,9 @@ SAID = {
     "crossed_quote": ("bid at or above ask (crossed or locked)", "do not use quotes of this span"),
     "frozen_book": ("a side repeats the snapshot before to the last digit", "do not use depth of this span"),
     "one_sided_book": ("a side is missing or empty", "do not use depth of this span"),
+    "not_answered": ("a venue that was polled gave no answer", "look the reasons up in the raw rows of `quarantine`"),
+    "trades_not_joined": ("the pages of a poll did not reach back to the trades before: trades are missing",
+                          "fetch the span from the venue's archive, or poll more often"),
     "duplicate_key": ("the key is in the lake already: a row repeated in the source, or a file that overlaps another",
                       "nothing to do: the first row is kept"),
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """What `cascadeguard run --once` does: the lease, new files, and for every venue what is late and what is due.
 
-    ingest -> late rows: bars, scores, guard amended -> bars, features and scores, guard -> alerts -> metrics and health
+    poll -> ingest -> late rows: bars, scores, guard amended -> bars, features, scores, guard -> alerts -> metrics, health
 
 Each venue is on its own: one that fails keeps no other from running.
 """
@@ -137,7 +137,7 @@ class _Run:
     def everything(self, root: Path, venue: str | None) -> RunSummary:
         from pipelines.times import show_time
 
-        idle = still_idle(root, self.config, self.now) if venue is None else None
+        idle = still_idle(root, self.config, self.now) if venue is None and not self.config.polls else None
         if idle is not None:
             told = tuple(
                 VenueRun(one["venue"], (), (), (), 0, 0, 0.0, tuple(one["notes"]), tuple(one["notes"])) for one in idle
@@ -157,8 +157,9 @@ class _Run:
 
         lake = Lake(root, self.lease.check)
         killed = settle_killed(lake, self.now)
+        polled = self._guarded(self._polled, lake)
         taken = take_new(lake, self.config, self.say)
-        notes = [*taken.notes]
+        notes = [*polled, *taken.notes]
         if killed is not None:
             notes.append(f"the run before was killed at {killed.span} of {killed.venue}: it is done again")
         venues, outcomes = [], []
@@ -170,6 +171,15 @@ class _Run:
             notes += self._guarded(hook, lake, self.config, outcomes, self.now)
         counts = taken.files, taken.rows_accepted, taken.rows_quarantined
         return RunSummary(show_time(self.now), self.lease.token, None, *counts, tuple(notes), tuple(venues))
+
+    def _polled(self, lake: "Lake") -> list[str]:
+        """Ask the venues of `[[polls]]`; what they answered is in the lake then. One line a venue, and its notes."""
+        if not self.config.polls:
+            return []
+        from pipelines.poll import poll
+        from pipelines.polling.clock import real_clock
+
+        return poll(lake, self.config, clock=real_clock(self.now), progress=self.say).sentence().splitlines()
 
     @staticmethod
     def _venues(lake: "Lake", venue: str | None) -> list[str]:

@@ -53,6 +53,31 @@ def _tardis(kind: str, columns: str, *lines: str) -> Sample:
     return Sample("tardis", kind, f"binance-futures_{kind}_2025-06-01_BTCUSDT.csv", _csv(header, *rows))
 
 
+def _polled() -> bytes:
+    """A capture of a poll: every kind of line, three minutes long."""
+    lines = []
+    for nth in range(3):
+        at = f"2025-06-01T12:0{nth}:01.000000Z"
+        stamp = MS + nth * 60_000
+        head = {"poll": 1, "exchange": "binanceusdm", "venue": "binance-usdm", "symbol": "BTCUSDT", "answered_at": at}
+        sides = {side: [[100 + sign * (1 + n), 2.5] for n in range(6)] for side, sign in (("bids", -1), ("asks", 1))}
+        trades = [{"id": str(9 * nth + n), "timestamp": stamp + n, "side": "buy", "price": 100.5, "amount": 3.0}
+                  for n in range(3)]  # fmt: skip
+        funding = {"timestamp": stamp, "fundingRate": 0.0001, "interval": "8h", "fundingTimestamp": MS, "info": {}}
+        interest = {"timestamp": stamp, "openInterestAmount": 2000.0, "openInterestValue": None}
+        payloads = {
+            "run": {"notes": []},
+            "intervals": {"intervals": [{"symbol": "ETHUSDT", "interval": "4h"}]},
+            "ticker": {"ticker": {"timestamp": stamp, "last": 100.5, "markPrice": 100.0, "indexPrice": None}},
+            "book": {"contract_size": 1.0, "book": {"timestamp": stamp, **sides}},
+            "funding": {"funding": funding},
+            "open_interest": {"contract_size": 1.0, "open_interest": interest},
+            "trades": {"contract_size": 1.0, "trades": trades},
+        }
+        lines += [json.dumps({**head, "kind": kind, **payload}) for kind, payload in payloads.items()]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
 def _ladder(levels: int) -> tuple[str, str]:
     """Columns and cells of a picture of the first levels of a book around 100000."""
     names = [
@@ -193,6 +218,7 @@ SAMPLES: tuple[Sample, ...] = (
         "",
         *(f"BTC,BUY,LIMIT,IOC,2,61000,60000,FILLED,1,2,{MS + nth * 1000},120000" for nth in range(8)),
     ),
+    Sample("ccxt", "polled", "20250601T120301000000Z.jsonl", _polled()),
     Sample("freqtrade", "candles", "BTC_USDT_USDT-5m-futures.feather", _feather(CANDLES), BYBIT),
     Sample("freqtrade", "mark", "BTC_USDT_USDT-5m-mark.feather", _feather(CANDLES), BYBIT),
     Sample("freqtrade", "funding", "BTC_USDT_USDT-8h-funding_rate.feather", _feather(RATES), BYBIT),

@@ -47,7 +47,7 @@ def trades(path: Path, body: str, header: str = HEADER) -> Path:
 
 def test_help_lists_the_commands_in_the_order_data_flows(tmp_path: Path) -> None:
     done = process("--help", cwd=tmp_path)
-    order = ["demo", "simulate", "ingest", "compact", "retain", "doctor",
+    order = ["demo", "simulate", "ingest", "poll", "compact", "retain", "doctor",
              "bars", "features", "labels", "train", "evaluate", "models",
              "run", "score", "guard", "backfill", "schedule", "status", "report", "serve", "alerts",
              "policy", "replay", "explain", "bands", "stress", "loop", "graph"]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Asking venues' public endpoints once: what one run asks, how patiently, and where the answers are kept."""
