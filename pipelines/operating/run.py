@@ -1,6 +1,6 @@
 """What `cascadeguard run --once` does: the lease, new files, and for every venue what is late and what is due.
 
-    poll -> ingest -> late rows: bars, scores, guard amended -> bars, features, scores, guard -> alerts -> metrics, health
+    poll -> ingest -> late rows: bars, scores, guard amended -> bars, features, scores, guard -> alerts, metrics, health
 
 Each venue is on its own: one that fails keeps no other from running.
 """
