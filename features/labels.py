@@ -14,7 +14,6 @@ from features.feature import Step
 from features.inputs import FLOW_FLOOR_USD, usable
 from features.volatility import SIGMA_FLOOR, log_return, realised_sigma
 
-LABELS_VERSION = 1
 SIGMA_MIN = 1_440  # minutes, before the window, that set the scale of an ordinary move
 SIGMA_FULL = 0.8  # share of their bars that must have a return
 FLAG_SCHEMA = pl.Schema(
@@ -143,6 +142,9 @@ LABELS: dict[str, Callable[..., pl.DataFrame]] = {
     "drawdown": drawdown,
     "move": move,
 }
+
+# Raised when the same bars and parameters give other flags or other events: figures of two versions do not compare.
+VERSIONS: dict[str, int] = {"oi_flush": 1, "liq_share": 1, "drawdown": 1, "move": 1}
 
 
 def events(flags: pl.DataFrame, refractory_min: int = 240) -> pl.DataFrame:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from guardrails.policy import Policy
 from models.bootstrap import day_weights
+from models.evaluation.decision import STATED, Costs, break_even_usd, of_loop
 from pipelines.closed_loop import EVERY_MIN, GUARDED, MODEL, NONE, WARM_MIN, WITHOUT, ArmRun, Setting, run_seeds
 from pipelines.config import Config
 from pipelines.errors import InputError
@@ -66,6 +67,23 @@ class RuleRow:
 
 
 @dataclass(frozen=True)
+class ValueRow:
+    """What one arm is worth against another, a seed, in dollars at stated prices.
+
+    `value = avoided - restraint`; `break_even_min_usd`: the price of a restricted symbol-minute at which that is 0, the
+    other prices as they are, null where the arm adds no such minute.
+    """
+
+    arm: str
+    against: str
+    value_usd: Estimate
+    avoided_usd: Estimate
+    restraint_usd: Estimate
+    restricted_min: Estimate
+    break_even_min_usd: float | None
+
+
+@dataclass(frozen=True)
 class LoopSummary:
     """The keys of `loop --json`."""
 
@@ -79,6 +97,8 @@ class LoopSummary:
     symbol_minutes: int  # of one seed
     arms: Sequence[ArmRow]
     rules: Sequence[RuleRow]
+    decision_value: Sequence[ValueRow]
+    costs: Mapping[str, float]
     runs: Sequence[Mapping[str, Any]]
     verdict: str  # one sentence
     detail: str  # its interval, and what it costs
@@ -96,7 +116,9 @@ def paired(with_it: Sequence[float], without_it: Sequence[float]) -> Estimate:
     return Estimate(float(difference.mean()), float(low), float(high))
 
 
-def summary_of(setting: Setting, policy: Policy, runs: Sequence[Sequence[ArmRun]]) -> LoopSummary:
+def summary_of(
+    setting: Setting, policy: Policy, runs: Sequence[Sequence[ArmRun]], costs: Costs = STATED
+) -> LoopSummary:
     """Tell the runs of all seeds; every seed has the same arms in the same order."""
     by_arm = {arm.arm: [seed[place].numbers for seed in runs] for place, arm in enumerate(runs[0])}
     arms = tuple(_arm_row(name, numbers, by_arm[NONE]) for name, numbers in by_arm.items())
@@ -118,9 +140,37 @@ def summary_of(setting: Setting, policy: Policy, runs: Sequence[Sequence[ArmRun]
         symbol_minutes=minutes,
         arms=arms,
         rules=(*rules, *modelled),
+        decision_value=_values(by_arm, costs),
+        costs=asdict(costs),
         runs=[{"seed": run.seed, "arm": run.arm, **run.numbers} for seed in runs for run in seed],
         verdict=_verdict(arms, len(runs)),
         detail=_detail(arms, len(runs), minutes),
+    )
+
+
+def _values(by_arm: Mapping[str, Sequence[Mapping[str, float]]], costs: Costs) -> tuple[ValueRow, ...]:
+    """The rules against nobody, and the model with the rules against the rules alone."""
+    pairs = [(GUARDED, NONE), *([(MODEL, GUARDED)] if MODEL in by_arm else [])]
+    return tuple(_value_row(arm, against, by_arm[arm], by_arm[against], costs) for arm, against in pairs)
+
+
+def _value_row(
+    arm: str, against: str, present: Sequence[Mapping[str, float]], absent: Sequence[Mapping[str, float]], costs: Costs
+) -> ValueRow:
+    told = [of_loop(one, other, costs) for one, other in zip(present, absent, strict=True)]
+    avoided, restraint = [pair[0] for pair in told], [pair[1] for pair in told]
+    nothing = [0.0] * len(told)
+    minutes = paired(_column(present, "restricted_min"), _column(absent, "restricted_min"))
+    refused = paired(_column(present, "refused_usd"), _column(absent, "refused_usd")).mean
+    saved = paired(avoided, nothing)
+    return ValueRow(
+        arm=arm,
+        against=against,
+        value_usd=paired(avoided, restraint),
+        avoided_usd=saved,
+        restraint_usd=paired(restraint, nothing),
+        restricted_min=minutes,
+        break_even_min_usd=break_even_usd(saved.mean, refused, minutes.mean, costs),
     )
 
 
@@ -209,7 +259,7 @@ def run_loop(
     for seed, found in run_seeds(setting, policy, seeds, workers=workers):
         say(f"seed {seed}")
         runs.append(found)
-    return summary_of(setting, policy, runs), runs
+    return summary_of(setting, policy, runs, Costs(**config.costs.model_dump())), runs
 
 
 # --- for people ---
@@ -254,7 +304,35 @@ def usd(value: float) -> str:
 
 def sentence(found: LoopSummary) -> str:
     """The verdict, a line per arm, and what each rule is worth."""
-    return "\n".join([found.verdict, found.detail, "", _printed(_arm_table(found)), "", _printed(_rule_table(found))])
+    tables = (_arm_table(found), _rule_table(found), _value_table(found))
+    return "\n".join([found.verdict, found.detail, *(part for table in tables for part in ("", _printed(table)))])
+
+
+def worth(row: ValueRow) -> str:
+    """One sentence: what the arm is worth, and up to which price of restraint.
+
+    >>> one = Estimate(-5.0, -9.0, 2.0)
+    >>> worth(ValueRow("model", "rules", one, one, one, one, None))
+    'model is worth -5 USD a seed [-9 USD, 2 USD] against rules.'
+    """
+    said = f"{row.arm} is worth {interval(row.value_usd)} against {row.against}".replace(" [", " a seed [", 1)
+    price = row.break_even_min_usd
+    if price is None:
+        return f"{said}."
+    at = f"below {price:,.2f} USD a restricted symbol-minute" if price > 0 else "at no price of a restricted minute"
+    return f"{said}; it pays {at}."
+
+
+def _value_table(found: LoopSummary) -> Table:
+    title = f"decision value at the stated prices, mean [{CONFIDENCE:.0%}]"
+    table = Table(box=None, header_style="bold", title=title, title_justify="left")
+    for name in ("arm", "against", "value", "loss avoided", "cost of restraint", "restricted", "pays below, a minute"):
+        table.add_column(name, justify="left" if name in {"arm", "against"} else "right")
+    for row in found.decision_value:
+        price = "-" if row.break_even_min_usd is None else f"{row.break_even_min_usd:,.2f} USD"
+        told = (interval(part) for part in (row.value_usd, row.avoided_usd, row.restraint_usd))
+        table.add_row(row.arm, row.against, *told, f"{row.restricted_min.mean:+,.0f}", price)
+    return table
 
 
 def _arm_table(found: LoopSummary) -> Table:

@@ -114,6 +114,19 @@ class LabelConfig(Section):
     refractory_min: int = Field(240, ge=1)
 
 
+class CostsConfig(Section):
+    """Prices of a decision, for `evaluate` and `loop`. They are the desk's to state; these are round numbers."""
+
+    restricted_min_usd: float = Field(10.0, ge=0, description="of one symbol-minute under an action")
+    refused_share: float = Field(0.0005, ge=0, description="dollars lost per dollar of growth refused")
+    liquidated_share: float = Field(0.01, ge=0, description="dollars lost per dollar liquidated")
+    adl_share: float = Field(0.01, ge=0, description="dollars lost per dollar deleveraged")
+    bad_debt_share: float = Field(1.0, ge=0, description="dollars lost per dollar of bad debt")
+    event_usd: float = Field(100_000.0, ge=0, description="loss in a cascade of average severity, in history")
+    avoided_share: float = Field(0.1, ge=0, le=1, description="of that loss, where the cascade was warned of in time")
+    action_min: int = Field(60, ge=1, le=1440, description="how long an alert that is acted upon restricts its symbol")
+
+
 class SimulatorConfig(Section):
     """The venue simulator behind `simulate` and `demo`."""
 
@@ -295,6 +308,7 @@ class Config(BaseSettings):
     base: BaseConfig = BaseConfig()
     gate: GateConfig = GateConfig()
     label: LabelConfig = LabelConfig()
+    costs: CostsConfig = CostsConfig()
     simulator: SimulatorConfig = SimulatorConfig()
     mlflow: MlflowConfig = MlflowConfig()
     alerts: AlertsConfig = AlertsConfig()

@@ -7,10 +7,10 @@ import polars as pl
 
 from features.labels import EVENT_SCHEMA
 from pipelines.config import Config
-from pipelines.labels import LabelSummary
+from pipelines.labels import LabelSummary, clusters
 from pipelines.lake import Lake
 from pipelines.pages import write_page
-from pipelines.reporting.labels_page import SHOWN_MAX, clusters, render_labels
+from pipelines.reporting.labels_page import SHOWN_MAX, render_labels
 
 AROUND = timedelta(hours=2)  # before the onset and after the end
 MEANINGS = {
@@ -31,7 +31,7 @@ def write_labels(lake: Lake, found: LabelSummary, config: Config, page: Path) ->
     text = render_labels(
         told,
         bars,
-        headline=f"{found.venue}: {found.cascades} cascades by {found.label}, {found.interval}",
+        headline=f"{found.venue}: {found.cascades} cascades by {found.label} v{found.version}, {found.interval}",
         definition=f"{fall}; the label could judge {100 * found.judged_share:.1f} % of the bars",
         before=AROUND,
     )

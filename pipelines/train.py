@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from features.catalogue import CATALOGUE_VERSION, MONOTONE
-from features.labels import LABELS_VERSION
+from features.labels import VERSIONS
 from models.calibration import Floats
 from models.gate import Contest, GateSettings, Probe, Verdict, judge, monotone_probe
 from models.periods import HORIZONS_MIN
@@ -257,14 +257,14 @@ def identity(case: Case, model: WarningModel) -> dict[str, str]:
         "data_sha256": data_sha256(case.matrix, case.targets, case.events),
         "model_sha256": model_sha256(model),
         "catalogue": str(CATALOGUE_VERSION),
-        "labels": str(LABELS_VERSION),
+        "labels": str(VERSIONS[case.config.label.name]),
     }
 
 
 def experiment_of(config: Config) -> str:
     """One experiment per label, its version, and the set of horizons."""
     horizons = "-".join(map(str, HORIZONS_MIN))
-    return f"{config.mlflow.experiment}/{config.label.name}-v{LABELS_VERSION}/{horizons}"
+    return f"{config.mlflow.experiment}/{config.label.name}-v{VERSIONS[config.label.name]}/{horizons}"
 
 
 def _record(done: Trained, tags: Mapping[str, str], extra: Mapping[str, Any], artifacts: Mapping[str, str]) -> Record:

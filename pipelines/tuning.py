@@ -37,7 +37,7 @@ import polars as pl
 
 import models
 from features.catalogue import CATALOGUE_VERSION
-from features.labels import LABELS_VERSION
+from features.labels import VERSIONS
 from models.metrics import log_loss
 from models.periods import HORIZONS_MIN, count_events
 from models.splits import Fit, Span, venue_events, walk_forward
@@ -233,7 +233,7 @@ def study_name(seen: Case) -> str:
         "warning": config.warning.model_dump(exclude={"threads"}),  # the tuned ones are where trial 0 starts
         "bar_s": config.bars.interval_s,
         "seed": config.seed,
-        "versions": [CATALOGUE_VERSION, LABELS_VERSION, version("lightgbm"), version("optuna")],
+        "versions": [CATALOGUE_VERSION, VERSIONS[config.label.name], version("lightgbm"), version("optuna")],
         "code": code_sha256(),
         "search": [INNER_FOLDS, STARTUP, {name: repr(chosen) for name, chosen in RANGES.items()}],
     }

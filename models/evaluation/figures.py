@@ -10,6 +10,7 @@ import polars as pl
 from models.evaluation import nab, tally
 from models.evaluation.alarm_time import Molchan, molchan, shift_p
 from models.evaluation.alarms import HIT, LATE, MISS
+from models.evaluation.decision import of_history
 from models.evaluation.intervals import clopper_pearson, poisson_rate
 from models.evaluation.settings import DAY_S, Judging, Settings
 from models.evaluation.symbol import OneSymbol
@@ -60,6 +61,7 @@ def figures(symbols: Iterable[OneSymbol], judging: Judging, fitted: Mapping[floa
         "area_skill_chance_sd": None if diagram is None else diagram.chance_sd,
         **_by_bar(whole, daily, days, settings),
         "relative_usefulness": _useful(whole, threshold),
+        "decision_value": of_history(events, runs, days["day"], settings.costs, **_sure(settings)),
         "circular_shift_p": shift_p(sum(one.met for one in found), shifted) if events.height else None,
         "nab": {
             name: nab.normalised(
@@ -76,6 +78,11 @@ def figures(symbols: Iterable[OneSymbol], judging: Judging, fitted: Mapping[floa
     }
     warnings = _warnings(told, days)
     return Evaluation(told | {"warnings": list(warnings)}, events, runs, whole, days["day"], diagram, warnings)
+
+
+def _sure(settings: Settings) -> dict[str, Any]:
+    """How intervals over days are drawn."""
+    return {"replicates": settings.replicates, "seed": settings.seed, "confidence": settings.confidence}
 
 
 def _share(part: int, whole: int) -> float | None:
@@ -114,12 +121,11 @@ def _by_event(events: pl.DataFrame, runs: pl.DataFrame, symbol_days: float, sett
 
 def _by_bar(whole: pl.DataFrame, daily: pl.DataFrame, days: pl.DataFrame, settings: Settings) -> dict[str, Any]:
     precision, rate = tally.average_precision(whole), tally.prevalence(whole)
-    sure = {"replicates": settings.replicates, "seed": settings.seed, "confidence": settings.confidence}
     found: dict[str, Any] = {
         "prevalence": rate,
         "average_precision": precision,
         "average_precision_lift": None if precision is None or not rate else precision / rate,
-        "average_precision_lift_ci": tally.lift_interval(daily, **sure),  # type: ignore[arg-type]  # each its own type
+        "average_precision_lift_ci": tally.lift_interval(daily, **_sure(settings)),
         "roc_auc": tally.roc_auc(whole),
         **dict.fromkeys(("brier", "brier_skill", "log_loss", "corp")),
     }

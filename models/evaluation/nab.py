@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 Windows = Sequence[tuple[int, int]]  # first and last row
 
 PROBATION_SHARE, PROBATION_ROWS = 0.15, 750
@@ -52,25 +53,59 @@ def probation(rows: int) -> int:
     return min(int(PROBATION_SHARE * rows), PROBATION_ROWS)
 
 
+@dataclass(frozen=True)
+class Gains:
+    """What S of one file gains with each row that is detected too, from the highest score down: S = null + the sum."""
+
+    score: Floats
+    gain: Floats
+    null: float
+
+    def at(self, threshold: float) -> float:
+        """S where every row with a score of at least `threshold` is a detection."""
+        return self.null + float(self.gain[self.score >= threshold].sum())
+
+
+def gains(score: Floats, windows: Windows, profile: Profile) -> Gains:
+    """The gains of one file: `score` by row, NaN for none; `windows` in order of time, apart from one another."""
+    rows = np.arange(probation(score.size), score.size)
+    rows = rows[~np.isnan(score[rows])]
+    rows = rows[np.argsort(-score[rows], kind="stable")]
+    first, last = (np.array([window[side] for window in windows], dtype=np.int64) for side in (0, 1))
+    of = np.searchsorted(first, rows, side="right") - 1  # the newest window that has begun
+    gain = np.full(rows.size, -profile.a_fp)  # before any window
+    begun = np.flatnonzero(of >= 0)
+    past = rows[begun] - last[of[begun]]
+    after, inside = begun[past > 0], begun[past <= 0]
+    width = np.maximum(last - first, 1)
+    gain[after] = profile.a_fp * sigma((rows[after] - last[of[after]]) / width[of[after]])
+    for number in range(len(windows)):  # windows are few
+        mine = inside[of[inside] == number]
+        gain[mine] = _bettered(rows[mine], windows[number], profile)
+    return Gains(score[rows], gain, -profile.a_fn * len(windows))
+
+
+def _bettered(rows: Ints, window: tuple[int, int], profile: Profile) -> Floats:
+    """How far each of `rows`, in this order, betters what a window earns: the miss that the first one spares too."""
+    first, last = window
+    earned = profile.a_tp * sigma(-(last - rows + 1) / (last - first + 1)) / sigma(np.array(-1.0))
+    best = np.maximum.accumulate(earned)
+    return np.diff(best, prepend=-profile.a_fn)
+
+
 def raw_score(detected: Bools, windows: Windows, profile: Profile) -> float:
     """S of one file: `detected` by row; `windows` in order of time, apart from one another."""
-    rows = np.flatnonzero(detected)
-    rows = rows[rows >= probation(detected.size)]
-    first, last = (np.array([window[side] for window in windows], dtype=np.int64) for side in (0, 1))
-    inside = np.searchsorted(first, rows, side="right") - 1  # the newest window that has begun
-    begun = inside >= 0
-    within = begun & (rows <= np.where(begun, last[inside] if last.size else 0, -1)) if last.size else begun
-    total = 0.0
-    for number in range(len(windows)):  # windows are few
-        mine = rows[within & (inside == number)]
-        width = last[number] - first[number] + 1
-        earned = sigma(-(last[number] - mine + 1) / width) / sigma(np.array(-1.0))
-        total += profile.a_tp * float(earned.max()) if mine.size else -profile.a_fn
-    after = rows[begun & ~within]
-    of = inside[begun & ~within]
-    width = np.maximum(last[of] - first[of], 1) if after.size else np.zeros(0)
-    total += profile.a_fp * float(sigma((after - last[of]) / width).sum()) if after.size else 0.0
-    return total - profile.a_fp * float((~begun).sum())
+    return gains(detected.astype(np.float64), windows, profile).at(1.0)
+
+
+def best_threshold(files: Sequence[Gains]) -> float:
+    """The threshold with the highest sum of S over `files`, the highest of equal ones; infinite where none gains."""
+    score, gain = (np.concatenate([getattr(one, name) for one in files]) for name in ("score", "gain"))
+    order = np.argsort(-score, kind="stable")
+    total = np.cumsum(gain[order])
+    ends = np.flatnonzero(np.diff(score[order], append=-np.inf))  # rows of one level are detected together
+    most = ends[np.argmax(total[ends])] if ends.size else 0
+    return float(score[order][most]) if ends.size and total[most] > 0 else float("inf")
 
 
 def normalised(raw: float, windows: int, profile: Profile) -> float | None:

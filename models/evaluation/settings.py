@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from models.evaluation.alarm_time import Window
 from models.evaluation.alarms import AlarmPolicy
+from models.evaluation.decision import STATED, Costs
 
 DAY_S = 86_400
 
@@ -32,6 +33,7 @@ class Settings:
     episodes_per_symbol_day_max: int | None = None
     cost_false_alarm: float = 1.0
     cost_missed: float = 50.0
+    costs: Costs = STATED
     confidence: float = 0.95
     replicates: int = 1_000
     seed: int = 7

@@ -21,7 +21,7 @@ class OneSymbol:
     """What one symbol adds; nothing in it grows with its rows."""
 
     symbol: str
-    events: pl.DataFrame  # symbol, onset, end, outcome, alerted_at, lead_min, standing
+    events: pl.DataFrame  # symbol, onset, end, outcome, alerted_at, lead_min, standing; severity where it is given
     episodes: pl.DataFrame  # symbol, start, end, alerts, onset, false
     tally: pl.DataFrame
     fine: pl.DataFrame

@@ -11,6 +11,7 @@ from pipelines.commands.shared import (
     ConfigOption,
     FromOption,
     JsonOption,
+    Label,
     LakeOption,
     ToOption,
     VenueOption,
@@ -252,13 +253,17 @@ def labels(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="OUT", help="A page to look at each event; one venue.")
     ] = None,
+    label: Annotated[Label | None, typer.Option("--label", help="Another label than that of the settings.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the cascades of the past: onset, end, severity, by the label of the settings."""
+    """List the cascades of the past: onset, end, severity, what began together, by a label and its version."""
     from features.feature import BAR_S_CHOICES
-    from pipelines.labels import label_events
+    from pipelines.labels import label_events, labelled_by
 
-    asked = list(each_venue(config, lake, venue, start, end, lengths=BAR_S_CHOICES))
+    asked = [
+        (store, name, span, labelled_by(settings, label))
+        for store, name, span, settings in each_venue(config, lake, venue, start, end, lengths=BAR_S_CHOICES)
+    ]
     if html is not None and len(asked) > 1:
         raise InputError("a page is of one venue", where=f"the lake holds {len(asked)}", mend="name one with --venue")
     found = [label_events(store, name, span, settings) for store, name, span, settings in asked]

@@ -1,7 +1,7 @@
 """The command that judges early warnings: ours, a rival's, a baseline's."""
 
 import json
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ from pipelines.commands.shared import (
     ConfigOption,
     FromOption,
     JsonOption,
+    Label,
     LakeOption,
     ToOption,
     VenueOption,
@@ -34,9 +35,19 @@ BUDGET = 0.5
 Asking = tuple[Path | None, Path | None, str | None, str | None, str | None]  # config, lake, venue, from, to
 
 
-class Label(StrEnum):
-    OI_FLUSH = "oi_flush"
-    LIQ_SHARE = "liq_share"
+@dataclass(frozen=True)
+class _Wanted:
+    """What of a lake is judged: features alone, a registered model, or walk-forward where neither is named."""
+
+    model: str | None
+    features: tuple[str, ...]
+    also: tuple[str, ...]
+    label: Label | None
+    pretrain: tuple[Path, ...]
+
+    def __post_init__(self) -> None:
+        if self.features and (self.model is not None or self.pretrain):
+            raise InputError("--feature asks no model", mend="name features beside a model with --also")
 
 
 def minutes(text: str, option: str) -> float:
@@ -66,6 +77,14 @@ def evaluate(
     model: Annotated[
         str | None, typer.Option("--model", metavar="URI|ALIAS|VERSION", help="With --lake: a registered model.")
     ] = None,
+    feature: Annotated[
+        list[str] | None,
+        typer.Option("--feature", metavar="NAME", help="With --lake: a feature or family alone, no model; repeatable."),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", metavar="NAME", help="With --lake: a feature or family as a baseline; repeatable."),
+    ] = None,
     label: Annotated[Label | None, typer.Option("--label", help="With --lake: what a cascade is.")] = None,
     pretrain: Annotated[
         list[Path] | None, typer.Option("--pretrain", metavar="LAKE", help="With --lake, walk-forward; repeatable.")
@@ -89,6 +108,12 @@ def evaluate(
         Path | None, typer.Option("--nab", metavar="DIR", help="Result files of the Numenta benchmark instead.")
     ] = None,
     windows: Annotated[Path | None, typer.Option("--windows", metavar="FILE", help="With --nab: its windows.")] = None,
+    thresholds: Annotated[
+        Path | None, typer.Option("--thresholds", metavar="FILE", help="With --nab: its thresholds, by detector.")
+    ] = None,
+    ablation: Annotated[
+        Path | None, typer.Option("--ablation", metavar="FILE", help="What `train --ablate --json` printed, beside it.")
+    ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="OUT", help="A page of it; with --scores, --lake adds reasons.")
     ] = None,
@@ -104,13 +129,13 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Judge early warnings: files of scores against events, a lake's own model, two scorers paired."""
-    if (html is not None or log) and (self_test or nab is not None or compare is not None):
-        told = "--html and --log are of one scorer beside its baselines"
-        raise InputError(told, mend="leave out --compare, --nab, --self-test")
+    if (html is not None and (self_test or nab is not None)) or (log and (self_test or nab or compare)):
+        told = "--html is of scorers, --log of one beside its baselines"
+        raise InputError(told, mend="leave out --nab, --self-test, and --compare with --log")
     if self_test:
         return _self_test(as_json)
     if nab is not None:
-        return _benchmark(nab, windows, threshold, as_json)
+        return _benchmark(nab, windows, threshold, thresholds, as_json)
     if threshold is not None and (budget is not None or fit_to is not None):
         raise InputError("--threshold stands for itself", mend="leave out --budget and --fit-to")
     given: dict[str, Any] = {
@@ -124,8 +149,11 @@ def evaluate(
     }
     bar_s = None if bar is None else minutes(bar, "--bar") * 60
     settings, _ = open_lake(config, lake)
+    wanted = _Wanted(model, tuple(feature or ()), tuple(also or ()), label, tuple(pretrain or ()))
+    if (scores is not None or compare is not None) and (wanted.features or wanted.also):
+        raise InputError("--feature and --also are of a lake", mend="other columns of a file of scores are baselines")
     if compare is not None:
-        return _compare(compare, _need(events, "--events"), given, (fit_to, bar_s), settings, as_json)
+        return _compare(compare, _need(events, "--events"), given, (fit_to, bar_s), settings, html, as_json)
     with progress("evaluate") as say:
         if scores is not None:
             source, bar_s = _from_files(scores, _need(events, "--events"), coverage, given["horizon_min"], bar_s)
@@ -133,9 +161,13 @@ def evaluate(
                 source = _witnessed(source, (config, lake, venue, start, end))
         else:
             asked = (config, lake, venue, start, end)
-            source, bar_s = _from_lake(asked, model, label, tuple(pretrain or ()), say)
+            source, bar_s = _from_lake(asked, wanted, say)
         from pipelines.evaluating.run import run
 
+        if ablation is not None:
+            from pipelines.evaluating.ablation import read_ablation
+
+            source = replace(source, ablation=read_ablation(ablation))
         found = run(source, _settings(given, next(iter(source.columns.values())), fit_to, bar_s, settings), say)
         more = _kept(found, source, html, settings if log else None, say)
     emit({**found.to_json(), **more} if as_json else found, as_json, lambda told: told.sentence())
@@ -149,12 +181,14 @@ def _need(path: Path | None, option: str) -> Path:
 
 
 def _settings(given: dict[str, Any], parts: "Parts", fit_to: str | None, bar_s: float, config: "Config") -> "Settings":
+    from models.evaluation.decision import Costs
     from models.evaluation.settings import Settings
     from pipelines.evaluating.run import first_third
 
     chosen = config.warning
     until = None if given["threshold"] is not None else (parse_time(fit_to) if fit_to else first_third(parts))
     given |= {"cost_false_alarm": chosen.cost_false_alarm, "cost_missed": chosen.cost_missed}
+    given |= {"costs": Costs(**config.costs.model_dump())}
     try:
         return Settings(**given, bar_s=bar_s, fit_until=until, seed=config.seed)
     except ValueError as error:
@@ -164,7 +198,7 @@ def _settings(given: dict[str, Any], parts: "Parts", fit_to: str | None, bar_s: 
 def _from_files(
     scores: Path, events: Path, coverage: Path | None, horizon_min: int, bar_s: float | None
 ) -> tuple["Source", float]:
-    from pipelines.evaluating.files import read_coverage, read_events, read_scores
+    from pipelines.evaluating.files import label_in, read_coverage, read_events, read_scores
     from pipelines.evaluating.run import Source
 
     found = read_scores(scores, horizon_min, bar_s)
@@ -173,13 +207,11 @@ def _from_files(
     told = read_events(events)
     unknown = told.filter(~told["symbol"].is_in(list(found.symbols))).height
     notes = (f"{unknown} events are of symbols without a score, and are not judged",) if unknown else ()
-    return Source(columns, told, ran, notes), found.bar_s
+    return Source(columns, told, ran, notes, label=label_in(told)), found.bar_s
 
 
 def _witnessed(source: "Source", asked: Asking) -> "Source":
     """The source with the lake that tells the reasons of its moments."""
-    from dataclasses import replace
-
     from features.feature import BAR_S_CHOICES
     from pipelines.evaluating.witness import of_scores
 
@@ -219,28 +251,26 @@ def _one_venue(found: list[Any]) -> Any:
     return found[0]
 
 
-def _from_lake(
-    asked: Asking,
-    model: str | None,
-    label: Label | None,
-    pretrain: tuple[Path, ...],
-    say: "Say",
-) -> tuple["Source", float]:
+def _from_lake(asked: Asking, wanted: _Wanted, say: "Say") -> tuple["Source", float]:
     from features.feature import BAR_S_CHOICES
-    from pipelines.evaluating.lake import Asked, by_model, labelled_by, walk_forward
+    from pipelines.evaluating.lake import Asked, by_features, by_model, features_of, walk_forward
+    from pipelines.labels import labelled_by
     from pipelines.model_pages import load
     from pipelines.tracking import Registry, RegistryError
     from pipelines.training import Options
 
+    named, also = features_of(wanted.features), features_of(wanted.also)
     store, name, interval, settings = _one_venue(list(each_venue(*asked, lengths=BAR_S_CHOICES)))
-    what = Asked(name, interval, labelled_by(settings, label))
-    if model is None:
-        return walk_forward(store, what, Options(pretrain=pretrain), say), settings.bars.interval_s
+    what, bar_s = Asked(name, interval, labelled_by(settings, wanted.label), also), float(settings.bars.interval_s)
+    if named:
+        return by_features(store, what, named, say), bar_s
+    if wanted.model is None:
+        return walk_forward(store, what, Options(pretrain=wanted.pretrain), say), bar_s
     try:
-        chosen, uri = load(Registry(settings.mlflow, store.root), model)
+        chosen, uri = load(Registry(settings.mlflow, store.root), wanted.model)
     except RegistryError as error:
         raise InputError(str(error)) from None
-    return by_model(store, what, chosen, uri, say), settings.bars.interval_s
+    return by_model(store, what, chosen, uri, say), bar_s
 
 
 def _compare(
@@ -249,6 +279,7 @@ def _compare(
     given: dict[str, Any],
     times: tuple[str | None, float | None],
     config: "Config",
+    html: Path | None,
     as_json: bool,
 ) -> None:
     from pipelines.evaluating.files import read_events, read_scores
@@ -262,16 +293,26 @@ def _compare(
         found = compare(a.parts(), b.parts(), read_events(events), settings, names)
     except ValueError as error:
         raise InputError(f"the two cannot be compared ({error})", mend="give scores of the same bars") from None
+    if html is not None:
+        from pipelines.pages import write_page
+        from pipelines.reporting.compare_page import render_compare
+
+        write_page(html, render_compare(found), "--html")
     emit(found.to_json() if as_json else found, as_json, lambda told: told.sentence())
 
 
-def _benchmark(results: Path, windows: Path | None, threshold: float | None, as_json: bool) -> None:
+def _benchmark(
+    results: Path, windows: Path | None, threshold: float | None, thresholds: Path | None, as_json: bool
+) -> None:
     from models.evaluation.nab import PROFILES
-    from pipelines.evaluating.benchmark import grade
+    from pipelines.evaluating.benchmark import grade, read_thresholds
 
     if windows is None:
         raise InputError("--windows is missing", mend="name the file that holds the windows of each result")
-    found = grade(results, windows, {} if threshold is None else dict.fromkeys(PROFILES, threshold))
+    if threshold is not None and thresholds is not None:
+        raise InputError("--threshold stands for itself", mend="leave out --thresholds")
+    one = {} if threshold is None else dict.fromkeys(PROFILES, threshold)
+    found = grade(results, windows, one if thresholds is None else read_thresholds(thresholds, results.resolve().name))
     emit(found.to_json() if as_json else found, as_json, lambda told: told.sentence())
 
 

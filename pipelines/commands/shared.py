@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,11 @@ ToOption = Annotated[str | None, typer.Option("--to", metavar="TIME", help="End 
 VenueOption = Annotated[
     str | None, typer.Option("--venue", metavar="NAME", help="One venue; default every venue of the lake.")
 ]
+
+
+class Label(StrEnum):
+    OI_FLUSH = "oi_flush"
+    LIQ_SHARE = "liq_share"
 
 
 def open_lake(config_path: Path | None, lake: Path | None) -> tuple[Config, "Lake"]:

@@ -65,6 +65,18 @@ def read_events(path: Path) -> pl.DataFrame:
     return found.drop("line").sort("onset", "symbol")
 
 
+def label_in(events: pl.DataFrame) -> dict[str, object] | None:
+    """What a file of events says of its label: `name` and, where it tells, `version`; None without or with several.
+
+    >>> label_in(pl.DataFrame({"label": ["oi_flush"], "label_version": [1]}))
+    {'name': 'oi_flush', 'version': 1}
+    """
+    told = events.select(pl.col("^(label|label_version)$")).unique()
+    if "label" not in told.columns or told.height != 1:
+        return None
+    return {"name": told["label"][0], "version": told["label_version"][0] if "label_version" in told.columns else None}
+
+
 def read_coverage(path: Path) -> pl.DataFrame:
     """`symbol, start, end` by symbol and start. Raises InputError where intervals of a symbol overlap or are empty."""
     rows = scan(path)

@@ -1,19 +1,23 @@
 """A lake's own scores: by a registered model or walk-forward, with events by a label and baselines by feature."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from difflib import get_close_matches
+from typing import Any
 
 import polars as pl
 
-from features.labels import events
+from features.catalogue import FAMILIES, NAMES
+from features.labels import VERSIONS, events
 from models.evaluation.evaluate import Parts
+from models.periods import HORIZONS_MIN
 from models.warning import ALERT, WarningModel
 from pipelines.case import slices
 from pipelines.config import Config
 from pipelines.errors import InputError
 from pipelines.evaluating.run import Source
-from pipelines.evaluating.witness import of_models
+from pipelines.evaluating.witness import TOLD, Witness, health_of, of_models
 from pipelines.labels import label_flags
 from pipelines.lake import Lake
 from pipelines.matrix import read_matrix
@@ -26,18 +30,30 @@ from pipelines.trial import BASELINES, judged, risky
 
 @dataclass(frozen=True)
 class Asked:
-    """Which time of which venue."""
+    """Which time of which venue; `also`: features that are judged beside what is asked for."""
 
     venue: str
     interval: Interval
     config: Config
+    also: tuple[str, ...] = ()
 
 
-def labelled_by(config: Config, label: str | None) -> Config:
-    """The settings with another label. Raises InputError for one that is not known."""
-    if label is None:
-        return config
-    return config.model_copy(update={"label": config.label.model_copy(update={"name": label})})
+def features_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Features by their own name or by that of their family, each once, in the order given.
+
+    Raises InputError for a name that is neither.
+
+    >>> features_of(["drift_count", "drift"])[:3]
+    ('drift_count', 'drift_depth_60', 'drift_touch_60')
+    """
+    known = {name: (name,) for name in NAMES} | {
+        family: tuple(feature.name for feature in members) for family, members in FAMILIES.items()
+    }
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        near = get_close_matches(unknown[0], known, n=3) or sorted(FAMILIES)
+        raise InputError(f"{unknown[0]} is no feature and no family of them", mend=f"such as {', '.join(near)}")
+    return tuple(dict.fromkeys(feature for name in names for feature in known[name]))
 
 
 def _by_symbol(rows: pl.DataFrame, score: pl.Expr) -> Parts:
@@ -51,9 +67,29 @@ def _by_symbol(rows: pl.DataFrame, score: pl.Expr) -> Parts:
     return each
 
 
-def _columns(name: str, rows: pl.DataFrame) -> dict[str, Parts]:
-    known = [(label, column) for label, column in BASELINES if rows[column].null_count() < rows.height]
-    return {name: _by_symbol(rows, pl.col(ALERT))} | {label: _by_symbol(rows, risky(column)) for label, column in known}
+def _told(rows: pl.DataFrame, named: Mapping[str, str]) -> dict[str, Parts]:
+    """Features by label, each with its risky tail high; those without a value are left out."""
+    known = {label: column for label, column in named.items() if rows[column].null_count() < rows.height}
+    return {label: _by_symbol(rows, risky(column)) for label, column in known.items()}
+
+
+def _columns(name: str, rows: pl.DataFrame, also: tuple[str, ...]) -> dict[str, Parts]:
+    named = {**dict(BASELINES), **{feature: feature for feature in also}}
+    return {name: _by_symbol(rows, pl.col(ALERT)), **_told(rows, named)}
+
+
+PROBABILITIES = {minutes: f"p_{minutes}m" for minutes in HORIZONS_MIN}
+
+
+def _by_horizon(rows: pl.DataFrame) -> dict[int, Parts]:
+    """What a model says of each of its horizons; that of the alert is the scorer itself."""
+    others = {minutes: name for minutes, name in PROBABILITIES.items() if name != ALERT}
+    return {minutes: _by_symbol(rows, pl.col(name)) for minutes, name in others.items()}
+
+
+def _silent(rows: pl.DataFrame, names: Sequence[str]) -> tuple[str, ...]:
+    silent = [name for name in names if rows[name].null_count() == rows.height]
+    return (f"without a value here, and not judged: {', '.join(silent)}",) if silent else ()
 
 
 def _overlap(model: WarningModel, interval: Interval) -> tuple[str, ...]:
@@ -71,11 +107,40 @@ def by_model(lake: Lake, asked: Asked, model: WarningModel, uri: str, say: Say =
         raise InputError(f"{uri} {fault}", mend="train anew, or name another with --model")
     prepare(lake, venue, interval, say, bar_s=config.bars.interval_s)
     matrix = read_matrix(lake, venue, interval)
-    said = model.predict(matrix, config.warning.threads).select("symbol", "ts", ALERT)
+    said = model.predict(matrix, config.warning.threads).select("symbol", "ts", *PROBABILITIES.values())
     rows = matrix.join(said, on=["symbol", "ts"], how="left", maintain_order="left")
-    found = events(label_flags(lake, venue, interval, config), config.label.refractory_min)
     witness = of_models([(model, matrix)], lake, venue, interval)
-    return Source(_columns(uri, rows), found, notes=_overlap(model, interval), witness=witness)
+    notes = (*_overlap(model, interval), *_silent(rows, asked.also))
+    source = Source(_columns(uri, rows, asked.also), _events(lake, asked), notes=notes, witness=witness)
+    return replace(source, label=label_of(config), horizons=_by_horizon(rows))
+
+
+def label_of(config: Config) -> dict[str, Any]:
+    """What a cascade is by these settings: the label's name, the version of its definition, its parameters."""
+    chosen = config.label.model_dump()
+    return {"name": chosen.pop("name"), "version": VERSIONS[config.label.name], **chosen}
+
+
+def _events(lake: Lake, asked: Asked) -> pl.DataFrame:
+    flags = label_flags(lake, asked.venue, asked.interval, asked.config)
+    return events(flags, asked.config.label.refractory_min)
+
+
+def by_features(lake: Lake, asked: Asked, names: tuple[str, ...], say: Say = silent) -> Source:
+    """Features alone, without a model: the first that has a value is the scorer, the others stand beside it.
+
+    Raises InputError where none of them has a value.
+    """
+    venue, interval = asked.venue, asked.interval
+    prepare(lake, venue, interval, say, bar_s=asked.config.bars.interval_s)
+    matrix = read_matrix(lake, venue, interval)
+    wanted = tuple(dict.fromkeys((*names, *asked.also)))
+    columns = _told(matrix, {name: name for name in wanted})
+    if not columns:
+        raise InputError(f"without a value here: {', '.join(wanted)}", mend="`cascadeguard features --why` says why")
+    witness = Witness(lambda _: TOLD.to_frame(), lambda: health_of(lake, venue, interval), str(interval))
+    told = label_of(asked.config)
+    return Source(columns, _events(lake, asked), notes=_silent(matrix, wanted), witness=witness, label=told)
 
 
 def walk_forward(lake: Lake, asked: Asked, options: Options, say: Say = silent) -> Source:
@@ -90,6 +155,10 @@ def walk_forward(lake: Lake, asked: Asked, options: Options, say: Say = silent) 
     if not parts:
         raise InputError("no fold could be judged", where=str(asked.interval), mend="give a longer interval")
     notes = tuple(f"fold {n}: {one.report.note}" for n, one in enumerate(found) if one.report.note)
+    rows = pl.concat(parts)
     pairs = [(one.model, one.rows) for one in found if one.model is not None and one.rows is not None]
     witness = of_models(pairs, lake, asked.venue, asked.interval)
-    return replace(Source(_columns("walk-forward", pl.concat(parts)), case.events), notes=notes, witness=witness)
+    columns = _columns("walk-forward", rows, asked.also)
+    notes, told = (*notes, *_silent(rows, asked.also)), label_of(asked.config)
+    source = Source(columns, case.events, notes=notes, witness=witness)
+    return replace(source, label=told, horizons=_by_horizon(rows))

@@ -80,7 +80,9 @@ def moments(of: Evaluation, parts: Parts, events: pl.DataFrame, settings: Settin
     """What `parts` said before the events and in the episodes of `of`; `events` as given, for their severity."""
     severity = pl.col("severity").cast(pl.Float64) if "severity" in events.columns else pl.lit(None, pl.Float64)
     told = events.select("symbol", "onset", severity.alias("severity"))
-    judged = of.events.join(told, on=["symbol", "onset"], how="left", maintain_order="left")
+    judged = of.events.drop("severity", strict=False).join(
+        told, on=["symbol", "onset"], how="left", maintain_order="left"
+    )
     ahead = judged.select(
         "symbol",
         first=pl.col("onset") - timedelta(minutes=settings.horizon_min),

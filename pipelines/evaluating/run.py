@@ -1,7 +1,7 @@
 """A scorer beside its baselines: the same events, the same settings, one table."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,25 +19,37 @@ if TYPE_CHECKING:
     from pipelines.evaluating.witness import Witness
 
 ALWAYS_ON = "always_on"
+NEARER = 4
 FIT_SHARE = 3  # the threshold is chosen on the first third, where nothing else is said
 TOLD = ("event_recall", "false_alarms_per_symbol_day", "average_precision_lift", "area_skill_score", "circular_shift_p")
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The scorer's evaluation, its baselines', and the JSON of all."""
+    """The scorer's evaluation, its baselines', and the JSON of all.
+
+    `horizons`: the scorer by how far ahead a warning counts; `ablation`: rows of `pipelines.evaluating.ablation`.
+    """
 
     name: str
     of: Evaluation
     baselines: Mapping[str, Evaluation]
     settings: Settings
     notes: tuple[str, ...] = ()
+    label: Mapping[str, Any] | None = None
+    horizons: Mapping[int, Evaluation] = field(default_factory=dict)
+    ablation: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         beside = {name: one.found for name, one in self.baselines.items()}
         chosen = {name: value for name, value in asdict(self.settings).items() if value is not None}
         warnings = [*self.of.found["warnings"], *self.notes]
-        return {"scorer": self.name, **self.of.found, "warnings": warnings, "baselines": beside, "settings": chosen}
+        head = {"scorer": self.name, "label": self.label}
+        more = {
+            "horizons": {str(minutes): one.found for minutes, one in self.horizons.items()},
+            "ablation": list(self.ablation),
+        }
+        return {**head, **self.of.found, **more, "warnings": warnings, "baselines": beside, "settings": chosen}
 
     def sentence(self) -> str:
         """The verdict, the table, and what is to be borne in mind."""
@@ -80,7 +92,9 @@ def _counted(part: pl.DataFrame) -> pl.DataFrame:
 class Source:
     """What is judged: `columns` by name, the scorer first, its baselines after it; events, and where it ran.
 
-    `witness`: the lake that can tell the reasons of single moments, where there is one.
+    `horizons`: what the scorer says of each horizon in minutes, where it tells them apart; `ablation`: how it ranks on
+    some of its features. `label`: what an event is, where that is known: `name, version` of its definition, and its
+    parameters. `witness`: the lake that can tell the reasons of single moments, where there is one.
     """
 
     columns: Mapping[str, Parts]
@@ -88,6 +102,9 @@ class Source:
     coverage: pl.DataFrame | None = None
     notes: tuple[str, ...] = ()
     witness: "Witness | None" = None
+    label: Mapping[str, Any] | None = None
+    horizons: Mapping[int, Parts] = field(default_factory=dict)
+    ablation: tuple[Mapping[str, Any], ...] = ()
 
 
 def run(source: Source, settings: Settings, say: Say = silent) -> Judged:
@@ -108,9 +125,32 @@ def run(source: Source, settings: Settings, say: Say = silent) -> Judged:
             beside[other] = evaluate(parts, source.events, own, source.coverage)
         on = replace(settings, threshold=0.5)
         beside[ALWAYS_ON] = evaluate(always_on(scorer), source.events, on, source.coverage)
+        horizons = {}
+        for minutes, parts in _horizons(source, scorer, settings).items():
+            say(f"{minutes} min")
+            own = at_horizon(settings if share is None else matched(settings, parts, share), minutes)
+            known = minutes == settings.horizon_min and parts is scorer
+            horizons[minutes] = of if known else evaluate(parts, source.events, own, source.coverage)
     except ValueError as error:
         raise InputError(f"nothing can be judged ({error})", mend="give scores and events of the same time") from None
-    return Judged(name, of, beside, settings, source.notes)
+    return Judged(name, of, beside, settings, source.notes, source.label, horizons, source.ablation)
+
+
+def _horizons(source: Source, scorer: Parts, settings: Settings) -> dict[int, Parts]:
+    """What is judged at each horizon, the nearest first: what the scorer says of it, else the score itself.
+
+    A scorer that does not tell horizons apart is judged at a quarter of its horizon too: does it warn late? Horizons
+    that hold no bar are left out.
+    """
+    told = dict(source.horizons) or {max(settings.horizon_min // NEARER, 1): scorer}
+    wanted = dict(sorted((told | {settings.horizon_min: scorer}).items()))
+    return {minutes: parts for minutes, parts in wanted.items() if minutes * 60 >= settings.bar_s}
+
+
+def at_horizon(settings: Settings, minutes: int) -> Settings:
+    """`settings` for another horizon; a lead that lies beyond it is none."""
+    lead_min = settings.lead_min if settings.lead_min < minutes else 0.0
+    return replace(settings, horizon_min=minutes, lead_min=lead_min)
 
 
 def _share_above(parts: Parts, threshold: float) -> float:

@@ -29,7 +29,7 @@ class Witness:
     interval: str
 
 
-def _health(lake: Lake, venue: str, interval: Interval) -> list[dict[str, Any]]:
+def health_of(lake: Lake, venue: str, interval: Interval) -> list[dict[str, Any]]:
     """Empty where the lake holds no health of the interval: nothing known is not nothing missing."""
     rows = lake.scan("feature_health", venue, interval.start, interval.end).select(pl.len()).collect().item()
     return faults(lake, venue, interval) if rows else []
@@ -46,7 +46,7 @@ def of_models(
         said = [reasons(model, rows, FAMILY_OF).select(*TOLD) for model, rows in parts if rows.height]
         return pl.concat([TOLD.to_frame(), *said])
 
-    return Witness(told, lambda: _health(lake, venue, interval), str(interval))
+    return Witness(told, lambda: health_of(lake, venue, interval), str(interval))
 
 
 def of_scores(lake: Lake, venue: str, interval: Interval) -> Witness:
@@ -59,4 +59,4 @@ def of_scores(lake: Lake, venue: str, interval: Interval) -> Witness:
         wanted = moments.lazy().select("symbol", "ts")
         return scores.join(wanted, on=["symbol", "ts"], how="semi").drop_nulls("reasons").collect()
 
-    return Witness(told, lambda: _health(lake, venue, interval), str(interval))
+    return Witness(told, lambda: health_of(lake, venue, interval), str(interval))

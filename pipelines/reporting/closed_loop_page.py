@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from guardrails.ladder import ACTIONS, severity
 from pipelines.closed_loop import GUARDED, MODEL, NONE
-from pipelines.closed_loop_table import CONFIDENCE, ArmRow, Estimate, LoopSummary, usd
+from pipelines.closed_loop_table import CONFIDENCE, ArmRow, Estimate, LoopSummary, usd, worth
 from pipelines.reporting.page import json_for_html, script_hash
 from pipelines.reporting.timeline import ACTION_COLOURS, FONT, GRID, INK, shown
 
@@ -41,10 +41,11 @@ def render(found: LoopSummary, seed: int, symbol: str, day: Day) -> str:
         "minus": lambda text: _MINUS.sub("−", text),
         "usd": _signless(usd), "share": _signless("{:.2%}".format), "count": _signless("{:,.0f}".format),
         "usd_range": _range(usd), "share_range": _range("{:.2%}".format), "count_range": _range("{:,.0f}".format),
+        "price": _signless("{:,.2f} USD".format),
     }  # fmt: skip
     plotly = get_plotlyjs()
     return environment.get_template("closed_loop.html.j2").render(
-        it=found, seed=seed, symbol=symbol, seeds=_seeds(found.seeds), confidence=f"{CONFIDENCE:.0%}",
+        it=found, worth=worth, seed=seed, symbol=symbol, seeds=_seeds(found.seeds), confidence=f"{CONFIDENCE:.0%}",
         heights=[figure["layout"]["height"] for figure in figures], figures=json_for_html(figures),
         actions=list(zip(ACTIONS, ACTION_COLOURS, strict=True)), style=style, script=script, plotly=plotly,
         script_sources=" ".join(script_hash(text) for text in (plotly, script)),

@@ -3,7 +3,7 @@
 Every plot has its numbers in a table beside it (`pipelines.reporting.evaluation_page`); none is told by colour alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta  # noqa: F401  # the doctest reads them
 from math import ceil, floor, log10
 from typing import Any
@@ -28,6 +28,7 @@ EDGE_MIN = 1e-6  # the smallest probability that has a place of its own
 SYMBOLS_MAX = 40  # rows of the timeline
 EPISODES_MAX = 4_000  # marks of false episodes
 ROW_PX = 26
+BOUNDS = ("low", "high")
 
 
 def lines_of(names: list[str]) -> dict[str, dict[str, Any]]:
@@ -224,6 +225,32 @@ def lift_figure(scorers: Mapping[str, Evaluation]) -> Figure | None:
             "range": [len(told) - 0.4, -0.6]}  # fmt: skip
     x = _titled("average precision / prevalence", type="log", tickformat="~g", dtick="D2")
     return {"data": data, "layout": _layout(xaxis=x, yaxis=rows)}
+
+
+def ablation_figure(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """A bar per set of features: average precision over prevalence with its interval; None where nobody has one."""
+    told = [row for row in rows if row["ap_lift"] is not None]
+    if not told:
+        return None
+    lifts = [row["ap_lift"] for row in told]
+    ends = [[lift if row[end] is None else row[end] for row, lift in zip(told, lifts, strict=True)] for end in BOUNDS]
+    error = {
+        "type": "data", "symmetric": False, "thickness": 1.6,
+        "array": [max(high - lift, 0) for high, lift in zip(ends[1], lifts, strict=True)],
+        "arrayminus": [max(lift - low, 0) for low, lift in zip(ends[0], lifts, strict=True)],
+    }  # fmt: skip
+    places = list(range(len(told)))
+    bars = {
+        "type": "bar", "orientation": "h", "x": lifts, "y": places, "error_x": error, "width": 0.62,
+        "marker": {"color": [PALETTE[0], *[FALSE_COLOUR] * (len(told) - 1)]},
+        "hovertext": [shown(row["name"]) for row in told], "hovertemplate": "%{hovertext}: %{x:.2f}<extra></extra>",
+    }  # fmt: skip
+    rows_axis = {
+        "tickvals": places, "ticktext": [shown(row["name"]) for row in told], "showgrid": False,
+        "range": [len(told) - 0.4, -0.6],
+    }  # fmt: skip
+    x = _titled("average precision / prevalence", rangemode="tozero")
+    return {"data": [_guide([1, 1], [-0.6, len(told) - 0.4]), bars], "layout": _layout(xaxis=x, yaxis=rows_axis)}
 
 
 # --- calibration ---

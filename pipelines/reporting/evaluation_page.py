@@ -14,6 +14,7 @@ import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from models.evaluation.decision import Costs
 from models.evaluation.figures import EVENTS_MIN, Evaluation
 from models.evaluation.intervals import clopper_pearson
 from pipelines.evaluating.moments import Moments, moments
@@ -139,7 +140,7 @@ def _tiles(found: Mapping[str, Any]) -> list[Row]:
 # --- tables ---
 
 
-def _main_row(name: str, found: Mapping[str, Any]) -> Row:
+def main_row(name: str, found: Mapping[str, Any]) -> Row:
     cells = [
         (share(found["event_recall"]), between(found["event_recall_ci"], share)),
         (f"{found['hits']} / {found['late']} / {found['misses']}", ""),
@@ -157,11 +158,67 @@ def _main_row(name: str, found: Mapping[str, Any]) -> Row:
     return {"name": name, "cells": [{"value": value, "more": more} for value, more in cells], "grey": False}
 
 
+def _horizon_row(minutes: int, found: Mapping[str, Any]) -> Row:
+    cells = [
+        (share(found["event_recall"]), between(found["event_recall_ci"], share)),
+        (f"{found['hits']} / {found['late']} / {found['misses']}", ""),
+        (number(found["false_alarms_per_symbol_day"]), between(found["false_alarms_ci"])),
+        (number(found["lead_time_min"]["p50"]), ""),
+        (share(found["alarm_time_share"]), ""),
+        (number(found["area_skill_score"]), ""),
+        (number(found["average_precision_lift"]), between(found["average_precision_lift_ci"])),
+        (share(found["prevalence"]), ""),
+        (number(found["brier_skill"]), ""),
+        (number(found["circular_shift_p"]), ""),
+        (_score(found["threshold"]), ""),
+    ]
+    return {
+        "name": f"{minutes} min", "cells": [{"value": value, "more": more} for value, more in cells], "grey": False,
+    }  # fmt: skip
+
+
+def _value_row(name: str, found: Mapping[str, Any] | None) -> Row:
+    told = found or {}
+    even = told.get("break_even_min")
+    cells = [
+        (usd(told["value_usd"]) if told else words.NOTHING, between(told.get("value_usd_ci"), usd)),
+        (usd(told["avoided_usd"]) if told else words.NOTHING, ""),
+        (usd(told["restriction_usd"]) if told else words.NOTHING, ""),
+        (number(told.get("restricted_min")), ""),
+        (number(even), "restricted minutes" if even is not None else ""),
+    ]
+    return {"name": name, "cells": [{"value": value, "more": more} for value, more in cells], "grey": False}
+
+
+def usd(value: float) -> str:
+    """
+    >>> usd(-1234.4), usd(2_500_000.0)
+    ('-1,234 USD', '2,500,000 USD')
+    """
+    return f"{value:,.0f} USD"
+
+
+def assumed(costs: Costs) -> list[str]:
+    """Every assumption behind the decision value, one sentence each."""
+    return [
+        "There is no closed loop in history: nobody knows what an action would have changed. The command loop measures "
+        "it at the simulator, the model with the guardrails against the guardrails alone.",
+        f"Every alert is acted upon: its symbol is restricted from the first alert of an episode until "
+        f"{costs.action_min} min after the last, at {costs.restricted_min_usd:,.2f} USD a minute.",
+        f"A cascade of average severity costs {costs.event_usd:,.0f} USD, others in proportion to their severity; "
+        "where severity is unknown, all alike.",
+        f"An action before a cascade that was warned of in time avoids {costs.avoided_share:.0%} of its loss; a late "
+        "one avoids nothing.",
+        "The guardrails would act on facts either way: what they avoid and cost is the same on both sides, and drops "
+        "out.",
+    ]
+
+
 def _plain(name: str, cells: Sequence[str], *, grey: bool = False) -> Row:
     return {"name": name, "cells": [{"value": value, "more": ""} for value in cells], "grey": grey}
 
 
-def _lead_rows(scorers: Mapping[str, Evaluation], minutes: Sequence[str]) -> list[Row]:
+def lead_rows(scorers: Mapping[str, Evaluation], minutes: Sequence[str]) -> list[Row]:
     return [
         _plain(
             name,
@@ -312,6 +369,7 @@ def _drawn(
         "molchan": (draw.molchan_figure(scorers) if events else None, 380),
         "precision": (draw.precision_figure(scorers) if of.found["average_precision"] is not None else None, 380),
         "reliability": (reliable or None, 400),
+        "ablation": (draw.ablation_figure(judged.ablation), 100 + 26 * len(judged.ablation)),
         "timeline": (timeline if found.events.height + found.episodes.height else None, height),
     }
 
@@ -326,7 +384,7 @@ def _numbered(drawn: Mapping[str, tuple[Figure | None, int]]) -> tuple[dict[str,
     return plots, figures
 
 
-def _legend(names: Sequence[str]) -> list[Row]:
+def legend_of(names: Sequence[str]) -> list[Row]:
     lines = draw.lines_of(list(names))
     return [{"name": shown(name), "text": name, "colour": lines[name]["color"]} for name in names]
 
@@ -344,8 +402,8 @@ def views(judged: Judged, found: Moments, seen: Seen | None) -> dict[str, Any]:
     return {
         "name": judged.name, "period": _period(of), "kind": kind(judged), "figures": figures, "plots": plots,
         "verdict": verdict(judged.name, told), "beside": beside(judged), "tiles": _tiles(told),
-        "legend": _legend(list(scorers)), "table_rows": [_main_row(name, one.found) for name, one in scorers.items()],
-        "survival_heads": [f"≥ {minute} min" for minute in minutes], "leads": _lead_rows(scorers, minutes),
+        "legend": legend_of(list(scorers)), "table_rows": [main_row(name, one.found) for name, one in scorers.items()],
+        "survival_heads": [f"≥ {minute} min" for minute in minutes], "leads": lead_rows(scorers, minutes),
         "events": told["events"], "hits": told["hits"],
         "late": told["late"], "misses": told["misses"], "taus": [share(tau) for tau in TAUS],
         "molchan": _molchan_rows(scorers), "recalls": [share(recall) for recall in RECALLS],
@@ -358,11 +416,32 @@ def views(judged: Judged, found: Moments, seen: Seen | None) -> dict[str, Any]:
         "by_symbol": _by_symbol(told["by_symbol"]), "events_min": EVENTS_MIN,
         "symbols_left_out": max(len(told["by_symbol"]) - draw.SYMBOLS_MAX, 0),
         "budgets": budgets, "at_budget": at_budget, "preferences": preferences, "useful": useful,
+        "horizons": [_horizon_row(minutes, one.found) for minutes, one in judged.horizons.items()],
+        "ablation": [
+            _plain(row["name"], [number(row["ap_lift"]), _bounds(row), number(row["roc_auc"])])
+            for row in judged.ablation
+        ],
+        "value": [_value_row(name, one.found["decision_value"]) for name, one in scorers.items()],
+        "assumed": assumed(judged.settings.costs), "label": _label(judged),
         "profiles": [profile.replace("_", " ") for profile in profiles], "nab": nab,
         "health": _health(seen), "interval": "" if seen is None else seen.interval,
         "warnings": [*of.warnings, *judged.notes], "notes": span_words(judged.settings), "settings": _settings(judged),
         "threshold": _score(told["threshold"]), "rows": f"{told['scored_rows']:,}",
     }  # fmt: skip
+
+
+def _bounds(row: Mapping[str, Any]) -> str:
+    return words.NOTHING if row["low"] is None or row["high"] is None else between((row["low"], row["high"]))
+
+
+def _label(judged: Judged) -> str:
+    """What an event is, and by which version of its definition."""
+    told = dict(judged.label or {})
+    name, version = told.pop("name", None), told.pop("version", None)
+    if name is None:
+        return ""
+    more = ", ".join(f"{setting} {value}" for setting, value in told.items())
+    return f"{name}" + ("" if version is None else f" v{version}") + (f" ({more})" if more else "")
 
 
 def _health(seen: Seen | None) -> list[Row]:

@@ -16,17 +16,6 @@ POINTS_MAX = 260  # of a line
 LINES = (("price", "close", "#1f5f8b"), ("open interest in coins", "oi_base", "#c62f3b"))
 
 
-def clusters(events: pl.DataFrame, gap: timedelta) -> pl.DataFrame:
-    """`events` with `cluster`: the number, from 1, of the chain of onsets at most `gap` apart that holds several
-    symbols; null for an event that stands alone. `symbols`: how many there are in the chain."""
-    chained = events.sort("onset", "symbol").with_columns(
-        chain=(pl.col("onset").diff() > gap).fill_null(True).cum_sum()
-    )
-    counted = chained.with_columns(symbols=pl.col("symbol").n_unique().over("chain"))
-    wide = pl.when(pl.col("symbols") > 1).then(pl.col("chain"))
-    return counted.with_columns(cluster=wide.rank("dense").cast(pl.Int64)).drop("chain")
-
-
 def _percent(values: Sequence[float | None], base: float) -> list[float | None]:
     return [None if value is None else 100 * (value / base - 1) for value in values]
 

@@ -17,12 +17,13 @@ from features.bars import Market, Sources, bars_of
 from guardrails.decide import RULES
 from guardrails.ladder import ACTIONS
 from guardrails.policy import Policy, parse_policy
+from models.evaluation.decision import Costs
 from models.simulator import Controls, VenueSettings, controls, simulate_controlled
 from models.simulator.controls import free
 from pipelines import cli
 from pipelines import closed_loop as loop
 from pipelines.closed_loop import GUARDED, MODEL, NONE, SERIES, START, STREAM, WITHOUT, Arm, ArmRun, Guard, Setting
-from pipelines.closed_loop_table import HARM, LoopSummary, paired, parse_seeds, sentence, summary_of, usd, worked
+from pipelines.closed_loop_table import HARM, LoopSummary, paired, parse_seeds, sentence, summary_of, usd, worked, worth
 from pipelines.errors import InputError
 from pipelines.reporting.closed_loop_page import frontier, render
 
@@ -287,6 +288,23 @@ def test_a_rule_is_judged_by_what_is_liquidated_without_it(
     policy: Policy, without_it: tuple[float, ...], verdict: str
 ) -> None:
     assert [row.verdict for row in told(policy, without_it).rules] == [verdict]
+
+
+def test_the_model_is_valued_against_the_rules_alone_and_the_rules_against_nobody(policy: Policy) -> None:
+    """30 and 20 less are liquidated, at 1 each: 30 - 9 and 20 - 18 dollars; the model saves 4 for 2 minutes more."""
+    costs = Costs(restricted_min_usd=1.0, liquidated_share=1.0)
+    found = summary_of(SETTING, policy, [
+        [numbers(1, NONE, 40.0, 0.0), numbers(1, GUARDED, 10.0, 9.0), numbers(1, MODEL, 6.0, 11.0)],
+        [numbers(2, NONE, 40.0, 0.0), numbers(2, GUARDED, 20.0, 18.0), numbers(2, MODEL, 16.0, 20.0)],
+    ], costs)  # fmt: skip
+    rules, model = found.decision_value
+    assert [(row.arm, row.against) for row in (rules, model)] == [(GUARDED, NONE), (MODEL, GUARDED)]
+    assert rules.value_usd.mean == pytest.approx(((30 - 9) + (20 - 18)) / 2)
+    assert (rules.value_usd.low, rules.value_usd.high) == (2.0, 21.0)
+    assert rules.break_even_min_usd == pytest.approx(25 / 13.5)
+    assert (model.value_usd.mean, model.restricted_min.mean, model.break_even_min_usd) == (2.0, 2.0, 2.0)
+    assert "model + guardrails is worth 2 USD a seed [2 USD, 2 USD] against guardrails" in worth(model)
+    assert "decision value" in sentence(found)
 
 
 def test_the_verdict_is_one_sentence_that_says_when_it_is_not_sure(policy: Policy) -> None:

@@ -424,7 +424,7 @@ def test_the_command_writes_the_page_beside_its_json(files: tuple[Path, Path], t
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--self-test", "--html", "x.html"], "--html and --log are of one scorer"),
+        (["--self-test", "--html", "x.html"], "--html is of scorers, --log of one"),
         (["--html", "/proc/no/x.html"], "cannot be written"),
     ],
 )

@@ -10,9 +10,9 @@ import pytest
 from features.labels import EVENT_SCHEMA
 from pipelines.cli import run
 from pipelines.config import Config
-from pipelines.labels import LabelSummary, label_events
+from pipelines.labels import LabelSummary, clusters, label_events
 from pipelines.labels_page import write_labels
-from pipelines.reporting.labels_page import clusters, drawing, line, render_labels
+from pipelines.reporting.labels_page import drawing, line, render_labels
 from tests.models.evaluation.test_evaluate import at
 from tests.pipelines.conftest import World
 
@@ -69,7 +69,7 @@ def test_every_cascade_of_a_lake_is_on_the_page(world: World, tmp_path: Path) ->
 
 
 def test_no_cascade_is_said(world: World, tmp_path: Path) -> None:
-    nothing = LabelSummary(world.venue, str(world.interval), "oi_flush", 0, 1.0, [])
+    nothing = LabelSummary(world.venue, str(world.interval), "oi_flush", 1, 0, 1.0, [], [])
     write_labels(world.lake, nothing, Config(), tmp_path / "page.html")
     assert "There was no cascade by this label." in (tmp_path / "page.html").read_text(encoding="utf-8")
 

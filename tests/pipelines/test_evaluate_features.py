@@ -1,0 +1,75 @@
+"""Features judged as scorers, alone or beside a model: the drift statistics among them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from features.catalogue import FAMILIES, TAILS
+from pipelines.cli import app, run
+from pipelines.evaluating.lake import Asked, by_features, features_of
+from pipelines.lake import Lake
+from pipelines.matrix import read_matrix
+from tests.pipelines.conftest import World
+
+
+def test_a_family_is_all_its_features_and_each_is_named_once() -> None:
+    drift = tuple(feature.name for feature in FAMILIES["drift"])
+    assert features_of(["drift"]) == drift
+    assert features_of(["drift_share", "drift", "vol_ratio_15"]) == (
+        "drift_share",
+        *(name for name in drift if name != "drift_share"),
+        "vol_ratio_15",
+    )
+
+
+def test_a_feature_is_turned_so_that_its_risky_tail_is_high(world: World, copied: Callable[[], Lake]) -> None:
+    """A share at the touch is risky where low, a surprise on either side; a null is no score, and not the lowest."""
+    lake = copied()
+    names = ("touch_share", "vol_ratio_15", "drift_range_60")
+    assert [TAILS[name] for name in names] == ["low", "high", "both"]
+    source = by_features(lake, Asked(world.venue, world.interval, world.config), names)
+    rows = read_matrix(lake, world.venue, world.interval).sort("symbol", "ts")
+    turned = {"touch_share": -pl.col("touch_share"), "vol_ratio_15": pl.col("vol_ratio_15")}
+    for name, want in turned.items():
+        got = pl.concat(list(source.columns[name]()))
+        told = rows.select(want.alias(name))[name]
+        assert got["score"].to_list() == told.to_list()
+        assert 0 < told.null_count() < told.len()
+    assert "drift_range_60" not in source.columns  # thirty hours know no day before: said, not judged as silence
+    assert source.notes == ("without a value here, and not judged: drift_range_60",)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--lake", "LAKE", "--feature", "drift_cuont"], "no feature and no family of them; such as drift_count"),
+        (["--lake", "LAKE", "--feature", "drift"], "without a value here: drift_depth_60"),
+        (["--lake", "LAKE", "--feature", "drift", "--model", "champion"], "--feature asks no model"),
+        (["--scores", "a.csv", "--events", "b.csv", "--also", "drift"], "are of a lake"),
+    ],
+)
+def test_what_cannot_be_judged_is_said_in_one_line(
+    copied: Callable[[], Lake], capsys: pytest.CaptureFixture[str], given: list[str], says: str
+) -> None:
+    lake = str(copied().root)
+    assert run(["evaluate", *(lake if word == "LAKE" else word for word in given)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert says in error[0]
+
+
+def test_the_command_judges_a_feature_beside_others(world: World, copied: Callable[[], Lake], tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("[label]\nfall_pct = 0.3\nsigmas = 1.0\nrefractory_min = 30\n")
+    given = ["evaluate", "--lake", str(copied().root), "--config", str(config), "--feature", "vol_ratio_15"]
+    told = CliRunner().invoke(app, [*given, "--also", "oi_change_30", "--json"])
+    assert told.exit_code == 0, told.output
+    found = json.loads(told.stdout)
+    assert found["scorer"] == "vol_ratio_15"
+    assert set(found["baselines"]) == {"oi_change_30", "always_on"}
+    assert found["scored_rows"] > 1000
+    assert found["decision_value"]["restricted_min"] >= 0
