@@ -8,7 +8,7 @@ export MLFLOW_UV_AUTO_DETECT := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help setup demo test cover long check audit services format bench clean browser postgres
+.PHONY: help setup demo test cover long check audit services format bench mutate clean browser postgres
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -79,6 +79,9 @@ bench: $(READY) ## events to bars, cascades, features, models, evaluation and gu
 	$(BIN)/python -m tests.bench.bench_evaluate $(ARGS)
 	$(BIN)/python -m tests.bench.bench_guardrails $(ARGS)
 
+mutate: $(READY) ## make small mistakes in guardrails/, see that a test fails; hours of CPU; ARGS="--sample 300" for less
+	POLARS_MAX_THREADS=1 nice -n 15 $(BIN)/python -m tests.mutation.guardrails $(ARGS)
+
 clean: ## remove the environment, caches and demo output
-	rm -rf .venv .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks .coverage htmlcov demo-lake
+	rm -rf .venv .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .benchmarks .coverage .mutation htmlcov demo-lake
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -80,8 +80,8 @@ COLLATERAL = Cap("collateral_cap", "worth_usd", "worth_usd_max", "collateral in 
 
 
 def minute_of(known_at: str) -> pl.Expr:
-    """The first full minute at which a row is known."""
-    return (pl.col(known_at) - pl.duration(microseconds=1)).dt.truncate("1m") + pl.duration(minutes=1)
+    """The first full minute at which a row is known, in whatever unit that was told."""
+    return (pl.col(known_at).cast(UTC_US) - pl.duration(microseconds=1)).dt.truncate("1m") + pl.duration(minutes=1)
 
 
 def finite(name: str) -> pl.Expr:
@@ -127,7 +127,7 @@ def held_at(positions: pl.DataFrame, minutes: pl.Series, since: datetime | None)
 
     Sorted by ts, account and symbol, `with_owner`.
     """
-    known = positions.with_columns(snapshot_ts=pl.col("ts"), minute=minute_of("known_at").cast(UTC_US))
+    known = positions.with_columns(snapshot_ts=pl.col("ts"), minute=minute_of("known_at"))
     ticks = first_of(minutes, known["minute"])
     known = known.join(ticks if since is None else ticks.filter(pl.col("tick") > since), on="minute")
     newest = known.filter(pl.col("snapshot_ts") == pl.col("snapshot_ts").max().over("account", "tick"))

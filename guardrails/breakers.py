@@ -221,8 +221,8 @@ def resets_by_minute(resets: pl.DataFrame | None, venue: str) -> pl.DataFrame:
         return pl.DataFrame(schema=schema)
     here = resets.filter(pl.col("venue") == venue) if "venue" in resets.columns else resets
     signed = here.filter(pl.col("by").cast(pl.String).str.strip_chars().str.len_chars() > 0)
-    minute = (pl.col("ts") - pl.duration(microseconds=1)).dt.truncate("1m") + pl.duration(minutes=1)
-    return signed.select("rule", "symbol", minute.cast(UTC_US).alias("ts")).drop_nulls().unique()
+    minute = (pl.col("ts").cast(UTC_US) - pl.duration(microseconds=1)).dt.truncate("1m") + pl.duration(minutes=1)
+    return signed.select("rule", "symbol", minute.alias("ts")).drop_nulls().unique()
 
 
 def _with_resets(rows: pl.DataFrame, name: str, resets: pl.DataFrame) -> pl.DataFrame:

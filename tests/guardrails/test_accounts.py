@@ -2,13 +2,14 @@
 
 import math
 import re
+from functools import cache
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardrails.accounts import SCHEMA, Cap, breaches
+from guardrails.accounts import SCHEMA, Cap, breaches, over_caps
 from guardrails.decide import decide
 from guardrails.policy import PolicyError, parse_policy
 
@@ -21,10 +22,28 @@ POSITION = {
 
 
 @pytest.fixture(scope="session")
-def judged(short_policy, calm_bars, at):
+def calm_limits(calm_bars):
+    """The limits of 40 calm minutes of both symbols under a policy, made once for each."""
+
+    @cache
+    def of(sha256):
+        return decide(calm_bars(40, ("A", "B")), known[sha256], tiers=TIERS).limits.with_columns(price=pl.lit(100.0))
+
+    known = {}
+
+    def run(policy):
+        known[policy.sha256] = policy
+        return of(policy.sha256)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def judged(short_policy, calm_limits, at):
     """Judge positions (account, symbol, qty, and what differs) and collateral (account, asset, amount) at minute 35.
 
-    Both symbols trade at 100 with a leverage cap of 10x and an exposure cap of 20 M USD.
+    Both symbols trade at 100 with a leverage cap of 10x and an exposure cap of 20 M USD. Given `bars`,
+    everything is decided anew.
     """
 
     def run(
@@ -51,8 +70,10 @@ def judged(short_policy, calm_bars, at):
         if price_usd is not None and funds is not None:
             price = pl.when(pl.col("asset") == "USDT").then(1.0).otherwise(price_usd)
             funds = funds.with_columns(price_usd=price.cast(pl.Float64))
-        table = calm_bars(40, ("A", "B")) if bars is None else bars
-        return decide(table, policy, positions=held, collateral=funds, tiers=TIERS, since=since).account_decisions
+        if bars is not None:
+            return decide(bars, policy, positions=held, collateral=funds, tiers=TIERS, since=since).account_decisions
+        limits = calm_limits(policy)
+        return over_caps(held, funds, limits, limits["ts"].unique().sort(), policy, since=since)
 
     return run
 
@@ -202,7 +223,7 @@ WORSE = {
 }
 
 
-@settings(max_examples=15)
+@settings(max_examples=30)
 @given(
     sizes=st.lists(st.integers(-300_000, 300_000).filter(bool), min_size=2, max_size=2),
     dollars=st.integers(1, 10**8), coins=st.integers(0, 10**4), worse=st.sampled_from(sorted(WORSE)),
@@ -348,3 +369,63 @@ def test_without_positions_the_table_is_empty_and_has_its_columns(policy, calm_b
     table = decide(calm_bars(3), policy).account_decisions
     assert table.is_empty()
     assert table.schema == pl.Schema(SCHEMA)
+
+
+def test_times_in_other_units_are_the_same_times(calm_limits, short_policy, at):
+    """Would have caught: in milliseconds the moment before a full minute was that minute, and a row came one late."""
+    row = {"venue": "v", "account": "x", "ts": at(34), "known_at": at(34)}
+    leg = {"symbol": "A", "qty": 1_001.0, "entry_price": 100.0, "margin_mode": "cross", "isolated_margin": None}
+    held = pl.DataFrame([row | leg], schema=POSITION)
+    funds = pl.DataFrame([row | {"asset": "USDT", "amount": 10_000.0}])
+    limits = calm_limits(short_policy)
+    found = [
+        over_caps(held.cast(unit), funds.cast(unit), limits, limits["ts"].unique(), short_policy, since=None)
+        for kind in ("us", "ms", "ns")
+        for unit in (dict.fromkeys(("ts", "known_at"), pl.Datetime(kind, "UTC")),)
+    ]
+    assert found[0].equals(found[1])
+    assert found[0].equals(found[2])
+    assert found[0]["excess_usd"].to_list() == [100]
+
+
+def test_a_row_says_whose_it_is_when_it_was_seen_and_by_which_policy(judged, short_policy, at):
+    row = only(judged([("x", "A", 1_001.0, {})], [("x", "USDT", 10_000.0)]))
+    assert (row["venue"], row["account"], row["symbol"], row["ts"]) == ("v", "x", "A", at(35))
+    assert (row["snapshot_ts"], row["leverage_cap"], row["exposure_cap_usd"]) == (at(34.5), 10.0, 20_000_000)
+    assert (row["notional_usd"], row["action"]) == (100_100.0, "reduce")
+    assert (row["policy_version"], row["policy_sha256"]) == (short_policy.version, short_policy.sha256)
+
+
+def test_an_isolated_position_counts_neither_in_the_cross_account_nor_does_it_borrow_its_equity(judged):
+    legs = [("x", "A", 1_000.0, {}), ("x", "B", 5_000.0, {"margin_mode": "isolated", "isolated_margin": 50_000.0})]
+    # cross: 100 000 on 10 000; isolated: 500 000 on 50 000: both 10x, the cap
+    assert judged(legs, [("x", "USDT", 10_000.0)]).is_empty()
+    # a loss of 1 a piece is 5 000 of its own margin: 500 000 / 45 000
+    legs[1][3]["entry_price"] = 101.0
+    row = only(judged(legs, [("x", "USDT", 10_000.0)]))
+    assert (row["symbol"], row["leverage"], row["excess_usd"]) == ("B", pytest.approx(500 / 45), 50_000)
+    # a short gains what a long loses: 500 000 / 55 000
+    legs[1] = ("x", "B", -5_000.0, legs[1][3])
+    assert judged(legs, [("x", "USDT", 10_000.0)]).is_empty()
+
+
+def test_what_an_account_owes_is_no_equity(judged):
+    # 10 000 less 10 000 is none: all of its notional is too much, and leverage is not told as a number
+    row = only(judged([("x", "A", 100.0, {"entry_price": 200.0})], [("x", "USDT", 10_000.0)]))
+    assert (row["leverage"], row["excess_usd"], row["verdict"]) == (math.inf, 10_000, "tripped")
+    assert row["reason"].startswith("leverage is without equity, cap 10x; notional is 10.0 k USD")
+
+
+def test_of_every_account_the_newest_snapshot_of_the_minute_counts(calm_limits, short_policy, at):
+    base = {"venue": "v", "symbol": "A", "entry_price": 100.0, "margin_mode": "cross", "isolated_margin": None}
+    rows = [("x", 34.2, 2_000.0), ("x", 34.4, 1_001.0), ("y", 34.3, 1_002.0)]
+    held = pl.DataFrame(
+        [base | {"account": name, "ts": at(seen), "known_at": at(34.5), "qty": qty} for name, seen, qty in rows],
+        schema=POSITION,
+    )
+    funds = pl.DataFrame(
+        [{"account": name, "asset": "USDT", "amount": 10_000.0, "ts": at(34), "known_at": at(34)} for name in "xy"]
+    )
+    limits = calm_limits(short_policy)
+    found = over_caps(held, funds, limits, limits["ts"].unique(), short_policy, since=None)
+    assert found.select("account", "snapshot_ts", "excess_usd").rows() == [("x", at(34.4), 100), ("y", at(34.3), 200)]

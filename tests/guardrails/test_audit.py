@@ -1,6 +1,8 @@
 """Tampering is found, and the first broken line is named."""
 
+import hashlib
 import json
+import math
 from datetime import UTC, datetime
 
 import pytest
@@ -122,3 +124,61 @@ def test_entries_are_given_out_only_while_their_lines_are_sound():
     with pytest.raises(BrokenLogError, match="line 4 number must be 3, was 4"):
         next(walked)
     assert [own for _, own in walk(LINES)] == [json.loads(line)["sha256"] for line in LINES]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ({"entry": {}, "previous": GENESIS, "seq": 0}, "must hold entry, previous, seq and sha256 and nothing else"),
+        ({"entry": {}, "previous": GENESIS, "seq": 0, "sha256": "x", "more": 1},
+         "must hold entry, previous, seq and sha256 and nothing else"),
+        ({"entry": {}, "previous": GENESIS, "seq": 1, "sha256": "x"},
+         "number must be 0, was 1: a line is missing or out of order"),
+        ({"entry": {}, "previous": "x", "seq": 0, "sha256": "x"},
+         "does not follow the line before: that line was changed, or one is missing"),
+        ({"entry": [], "previous": GENESIS, "seq": 0, "sha256": "x"}, "entry must be a table"),
+        ({"entry": {}, "previous": GENESIS, "seq": 0, "sha256": "x"}, "content does not match its hash"),
+        ({"entry": {"x": math.nan}, "previous": GENESIS, "seq": 0, "sha256": "x"}, "entry holds NaN or infinity"),
+        (3, "must hold entry, previous, seq and sha256 and nothing else"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_line_is_said_whole(line, reason):
+    report = verify([json.dumps(line)])
+    assert (report.ok, report.line, report.entries, report.reason) == (False, 1, 0, reason)
+
+
+def test_a_line_is_its_content_in_the_order_of_names_and_its_hash_last():
+    (line,) = chain([{"b": 1, "a": None}])
+    body = f'{{"entry":{{"a":null,"b":1}},"previous":"{"0" * 64}","seq":0'
+    assert line == f'{body},"sha256":"{hashlib.sha256((body + "}").encode()).hexdigest()}"}}'
+    assert verify([line]).reason is None
+    assert verify([line + "\n\n"]).reason == "content does not match its hash"
+
+
+def test_what_json_cannot_hold_is_named():
+    with pytest.raises(TypeError, match=r"^an entry must hold text, numbers, true, false, null and times, held \{1\}$"):
+        chain([{"x": {1}}])
+
+
+def test_a_broken_log_says_its_line_and_its_reason():
+    error = BrokenLogError(4, "was changed")
+    assert (error.line, error.reason, str(error)) == (4, "was changed", "line 4 was changed")
+
+
+def test_lines_are_counted_from_where_the_part_begins():
+    part = chain(ENTRIES[4:], verify(LINES[:4]).last_hash, first_seq=4)
+    report = verify(part, verify(LINES[:4]).last_hash, first_seq=4, seal=Seal(7, "x"))
+    assert (report.line, report.reason) == (3, "missing: 7 entries were sealed, the log ends after 6")
+    assert verify(part, verify(LINES[:4]).last_hash, first_seq=4, seal=Seal(6, SEAL.sha256)).ok
+    broken = verify([part[0], "{"], verify(LINES[:4]).last_hash, first_seq=4)
+    assert (broken.line, broken.entries, broken.reason) == (2, 1, "not JSON")
+    cut = verify(part[:1], verify(LINES[:4]).last_hash, first_seq=4)
+    assert (cut.ok, cut.entries) == (True, 1)
+
+
+def test_a_thousand_sealed_entries_are_said_with_their_comma():
+    assert verify([], seal=Seal(1_234, "x")).reason == "missing: 1,234 entries were sealed, the log ends after 0"
+    said = "was never sealed: 0 entries were, and then a writer was killed here or it was forged"
+    assert verify(LINES[:1], seal=Seal()).reason == said
+    other = "is not the line that was sealed last: it or one before it was written anew"
+    assert verify(LINES, seal=Seal(6, "x")).reason == other

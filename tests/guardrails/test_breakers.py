@@ -1,8 +1,12 @@
 """Each breaker just below, at and above its thresholds, and what it says."""
 
+import math
+from pathlib import Path
+
 import polars as pl
 import pytest
 
+from guardrails.breakers import RULES, resets_by_minute, signals
 from guardrails.decide import decide
 from guardrails.ladder import severity
 
@@ -198,3 +202,86 @@ def test_without_a_mark_a_halted_market_that_does_not_trade_stays_halted(short_p
     bars = calm_bars(150, changes={30: fall[30]} | still)
     resets = pl.DataFrame({"rule": ["price_halt"], "symbol": ["A"], "ts": [at(120)], "by": ["Desk Head"]})
     assert decide(bars, short_policy, resets=resets).limits["action"][-1] == "halted"
+
+
+def _card(one):
+    parts = (one.name, one.fact, one.unit, " ".join(one.faults), one.short, one.bound, " ".join(one.needs), one.scope)
+    return " | ".join((*parts, "at least" if one.at_least else "")).rstrip(" |")
+
+
+def test_the_cards_are_those_that_were_read_and_accepted():
+    """Name, fact, unit, columns of faults, fault of a short window, word for the limit, tables it needs, scope."""
+    written = Path(__file__).with_name("cards.txt").read_text(encoding="utf-8").splitlines()
+    assert [_card(one) for one in RULES] == written
+
+
+@pytest.mark.parametrize("card", RULES, ids=lambda card: card.name)
+def test_what_is_not_observed_is_missing_with_the_first_fault_that_is_known(policy, card):
+    def judged(value, *faults):
+        told = dict(zip(card.faults, [*faults, None, None], strict=False))
+        kinds = {card.fact: pl.Float64, **dict.fromkeys(card.faults, pl.String)}
+        row = signals(pl.DataFrame([{card.fact: value, **told}], schema=kinds), card, policy.breakers[card.name])
+        return row.select("observed", "fault", "trip", "clean", "missing").row(0)
+
+    rule = policy.breakers[card.name]
+    for lost in (None, math.nan, math.inf):
+        assert judged(lost) == (None, card.short, False, False, True)
+    assert judged(rule.enter) == (rule.enter, None, True, False, False)
+    assert judged(rule.exit) == (rule.exit, None, False, True, False)
+    assert judged(-rule.enter) == (rule.enter, None, True, False, False)
+    between = (rule.enter + rule.exit) / 2
+    assert judged(between) == (between, None, False, False, False)
+    if card.faults:
+        # what is observed beside a fault does not count, but for a quantity that can only be worse
+        assert judged(rule.exit, "lost") == (None, "lost", False, False, True)
+        least = (rule.enter, None, True, False, False)
+        assert judged(rule.enter, "lost") == (least if card.at_least else (None, "lost", False, False, True))
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "clean"),
+    [
+        ("price_band", "band is 5.0 %", "within 2.5 %"),
+        ("depth_collapse", "floor is 50.0 %", "at or above 70.0 %"),
+        ("stale_feed", "limit is 300 s", "within 120 s"),
+        ("venue_cap", "cap is 500x", "within 400x"),
+        ("price_band_sigma", "band is 5.33 sd", None),
+    ],
+)
+def test_a_threshold_is_said_in_the_unit_of_its_rule(policy, name, limit, clean):
+    (card,) = [one for one in RULES if one.name == name]
+    assert card.limit(policy.breakers[name]) == limit
+    assert clean in (None, card.clean(policy.breakers[name]))
+
+
+def test_a_rule_lacks_what_the_venue_does_not_publish(policy_with):
+    (card,) = [one for one in RULES if one.name == "open_interest_cap"]
+    lacks = {
+        tables: card.lacks(policy_with(inputs__not_published=list(tables)))
+        for tables in ((), ("fund",), ("depth",), ("depth", "open_interest"))
+    }
+    assert list(lacks.values()) == ["", "", "depth", "open interest and depth"]
+
+
+def test_a_reset_counts_once_signed_at_the_first_full_minute_not_before_it(at):
+    rows = [
+        {"venue": "v", "rule": "r", "symbol": "A", "ts": at(1), "by": "kim"},
+        {"venue": "v", "rule": "r", "symbol": "A", "ts": at(0.5), "by": "lee"},  # the same minute: one row
+        {"venue": "v", "rule": "r", "symbol": "B", "ts": at(1.01), "by": "kim"},
+        {"venue": "w", "rule": "r", "symbol": "C", "ts": at(1), "by": "kim"},
+        {"venue": "v", "rule": "r", "symbol": "D", "ts": at(1), "by": "  "},
+        {"venue": "v", "rule": None, "symbol": "E", "ts": at(1), "by": "kim"},
+    ]
+    table = pl.DataFrame(rows).cast({"ts": pl.Datetime("us", "UTC")})
+    assert sorted(resets_by_minute(table, "v").rows()) == [("r", "A", at(1)), ("r", "B", at(2))]
+    assert resets_by_minute(table.cast({"ts": pl.Datetime("ms", "UTC")}), "v").sort("symbol")["ts"].to_list() == [
+        at(1),
+        at(2),
+    ]
+    assert resets_by_minute(table.drop("venue"), "v").height == 3
+    for nothing in (None, table.clear()):
+        assert resets_by_minute(nothing, "v").schema == {
+            "rule": pl.String,
+            "symbol": pl.String,
+            "ts": table["ts"].dtype,
+        }

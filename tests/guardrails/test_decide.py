@@ -125,6 +125,46 @@ def test_a_decision_says_in_one_minute_what_when_why_and_what_clears_it(short_po
     assert decided.decisions["policy_sha256"].unique().to_list() == [short_policy.sha256]
 
 
+def test_a_verdict_that_is_clear_or_off_says_so(short_policy, calm_bars):
+    first = decide(calm_bars(12), short_policy, tiers=TIERS).decisions
+    told = {row["rule"]: row for row in first.rows(named=True)}
+    assert told["mark_index_divergence"]["reason"] == "mark index divergence is clear"
+    assert told["mark_index_divergence"]["clears_when"] == "nothing to clear"
+    # bars alone: the policy of this test says that positions are not published
+    off = told["loop_gain"]
+    assert (off["state_after"], off["reason"]) == ("off", "loop gain is off: positions not published here")
+    assert (off["action"], off["limit_unit"], off["unit"], off["threshold"]) == (
+        "normal",
+        "x of new positions",
+        "x",
+        1.0,
+    )
+    assert (off["observed"], off["limit_after"], off["reset_authority"], off["data_health"]) == (
+        None,
+        None,
+        "timer",
+        "ok",
+    )
+
+
+def test_positions_that_are_given_are_judged_by_the_loop_they_make(short_policy_with, calm_bars, at):
+    policy = short_policy_with(inputs__not_published=["collateral", "fund"])
+    # a long of 50 M USD on a margin of .5 M is forced by a fall of 1 %: 50 over bids of 40 M is 1.25
+    held = {"venue": "v", "account": "x", "symbol": "A", "ts": at(20), "known_at": at(20), "qty": 5e5,
+            "entry_price": 100.0, "margin_mode": "isolated", "isolated_margin": 5e5}  # fmt: skip
+    table = pl.DataFrame([held]).cast({"ts": pl.Datetime("us", "UTC"), "known_at": pl.Datetime("us", "UTC")})
+    tiers = TIERS.with_columns(maintenance_rate=0.01, deduction_usd=0.0)
+    row = (
+        decide(calm_bars(20), policy, positions=table, tiers=tiers)
+        .decisions.filter(rule="loop_gain")
+        .row(-1, named=True)
+    )
+    assert (row["state_after"], row["observed"]) == ("open", 1.25)
+    assert decide(calm_bars(20), policy, positions=table.clear(), tiers=tiers).state.filter(rule="loop_gain")[
+        "state"
+    ].to_list() == ["missing"]
+
+
 def test_a_calm_market_is_normal_with_the_tier_as_its_cap(short_policy, calm_bars):
     row = decide(calm_bars(40), short_policy, tiers=TIERS).limits.row(-1, named=True)
     assert (row["action"], row["leverage_cap"], row["exposure_cap_usd"], row["missing"]) == (
@@ -322,6 +362,14 @@ def test_runs_over_parts_give_the_rows_of_one_run_over_the_whole(whole_policy, m
     assert parts["account_decisions"].rows() == whole.account_decisions.rows()
     assert whole.account_decisions.height > 0
     assert state.equals(whole.state)
+
+
+def test_with_a_state_and_no_moment_everything_after_the_state_is_given_out(short_policy, calm_bars, at):
+    bars = calm_bars(30, changes={15: {"mark": 97.0}})
+    first = decide(bars.filter(pl.col("ts") <= at(20)), short_policy)
+    told, default = (decide(bars, short_policy, state=first.state, since=since) for since in (at(20), None))
+    same(told, default)
+    assert (default.limits.height, default.limits["ts"].min()) == (10, at(21))
 
 
 def test_a_symbol_that_never_comes_back_is_carried_by_the_state(policy, calm_bars, at):

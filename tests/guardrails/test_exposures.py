@@ -80,6 +80,15 @@ def test_the_venue_is_the_sum_of_its_symbols(crowded, change, ratio):
     assert (row["venue_oi_per_book"], row["venue_fault"]) == (ratio, None)
 
 
+@pytest.mark.parametrize(("oi_usd", "depth"), [(1e9, None), (None, 10e6)])
+def test_what_a_symbol_never_told_is_not_borrowed_from_the_one_before_it(policy, calm_bars, oi_usd, depth):
+    one, other = {"oi_usd": 2e9}, {"oi_usd": oi_usd, "depth_bid_100bps_usd": depth}
+    bars = pl.concat([calm_bars(2, ("A",), {1: one, 2: one}), calm_bars(2, ("B",), {1: other, 2: other})])
+    # A alone: 2 bn over 40 M; with A's book for B 3 bn over 80 M, with its open interest 4 bn over 50 M
+    facts = with_open_interest(market_facts(bars, policy), policy)
+    assert facts["venue_oi_per_book"].unique().to_list() == [50.0]
+
+
 def test_a_symbol_that_never_told_is_not_counted_and_a_venue_of_such_is_missing(policy, calm_bars, at):
     bars = calm_bars(3, ("A", "B")).with_columns(oi_usd=pl.when(pl.col("symbol") == "B").then("oi_usd"))
     facts = with_open_interest(market_facts(bars, policy), policy)
@@ -261,6 +270,9 @@ def test_a_concentration_that_cannot_be_told_is_cautious_with_that_reason(over, 
         ([("a", "USDT", 75.0, None), ("b", "USDC", 75.0, None)], None),
         ([("a", "USDT", 75.0, None), ("b", "BTC", 0.0, 25.0)], None),
         ([("b", "BTC", 1.0, 25.0)], 1.0),
+        # one dollar is all there is; and less than half a dollar is nothing
+        ([("b", "BTC", 1.0, 1.0)], 1.0),
+        ([("b", "BTC", 1.0, 0.4)], None),
     ],
 )
 def test_one_collateral_asset_is_at_most_a_quarter_of_all(over, deposits, share):
@@ -281,9 +293,70 @@ def test_an_asset_whose_share_cannot_be_told_is_refused(over, lost):
     assert row["reason"] == "the worth of 1 deposits cannot be told; safe side: further deposits of BTC do not count"
 
 
+def test_a_collateral_row_says_what_is_held_what_may_be_and_by_how_much_it_is_over(over, policy):
+    # 60 of 160 is 37.5 %; a quarter of 160 is 40, so 20 are over
+    row = over(FIVE, [("a", "USDT", 100.0, None), ("b", "BTC", 2.0, 30.0)]).row(0, named=True)
+    assert row["reason"] == "BTC is 37.5 % of all collateral, cap 25.0 %; further deposits of it do not count"
+    assert (row["observed"], row["limit"], row["unit"], row["excess_usd"]) == (0.375, 0.25, "share", 20)
+    assert row["clears_when"] == "clears at the first snapshot inside the cap"
+    assert (row["venue"], row["policy_version"], row["policy_sha256"]) == ("v", policy.version, policy.sha256)
+    assert row["largest_account"] is None
+    # two of BTC cannot be told; the third deposit can
+    lost = over(FIVE, [("a", "BTC", 1.0, None), ("b", "BTC", None, 30.0), ("c", "ETH", 1.0, 5.0)]).sort("entity")
+    assert lost["reason"].to_list() == [
+        f"the worth of 2 deposits cannot be told; safe side: further deposits of {asset} do not count"
+        for asset in ("BTC", "ETH")
+    ]
+    assert lost["excess_usd"].to_list() == [None, None]
+
+
+def test_a_concentration_row_says_what_is_held_what_may_be_and_by_how_much_it_is_over(over):
+    # 3 000 x 100 of 1 M is 30 %, 50 000 over a quarter
+    row = over([*FIVE, ("x", -3_000.0)]).row(0, named=True)
+    assert (row["observed"], row["limit"], row["unit"], row["excess_usd"]) == (0.3, 0.25, "share", 50_000)
+    assert (row["largest_account"], row["clears_when"]) == ("x", "clears at the first snapshot inside both")
+    lost = over(FIVE, oi_usd=None).row(0, named=True)
+    assert (lost["observed"], lost["excess_usd"], lost["largest_account"]) == (None, None, "a")
+    assert lost["reason"] == (
+        "open interest or a position cannot be told; safe side: new positions only up to the leverage floor"
+    )
+
+
+@pytest.mark.parametrize(
+    ("holdings", "inside"),
+    [
+        # exactly five equal accounts; four and a little
+        (FIVE, True),
+        ([*FIVE[1:], ("x", 1_999.0)], False),
+        # exactly a quarter, and exactly what one account may always hold
+        ([("x", 2_500.0), *((f"n{i}", 2_500.0) for i in range(9))], True),
+        ([("x", 2_501.0), *((f"n{i}", 2_500.0) for i in range(9))], False),
+        ([("x", 100.0)], True),
+        ([("x", 100.01)], False),
+    ],
+)
+def test_the_caps_of_concentration_are_exact(over, holdings, inside):
+    assert over(holdings).is_empty() == inside
+
+
 def test_a_dollar_deposit_that_cannot_be_told_hides_no_share(over):
     row = over(FIVE, [("a", "USDT", None, None), ("b", "BTC", 1.0, 1.0)]).row(0, named=True)
     assert (row["entity"], row["verdict"]) == ("BTC", "missing")
+
+
+def test_a_position_is_priced_as_its_own_symbol_is(policy, at):
+    stamp = {"ts": at(9.5), "known_at": at(9.75), "symbol": "A", "entry_price": 100.0, "margin_mode": "cross"}
+    held = pl.DataFrame(
+        [stamp | {"account": name, "qty": qty} for name, qty in [*FIVE[1:], ("x", 2_501.0)]],
+        schema_overrides={"ts": UTC_US, "known_at": UTC_US},
+    ).with_columns(isolated_margin=pl.lit(None, pl.Float64))
+    facts = pl.DataFrame(
+        {"venue": "v", "symbol": ["A", "B"], "ts": at(10), "price": [100.0, 1.0], "oi_usd": [1e6, 1e9]},
+        schema_overrides={"ts": UTC_US},
+    )
+    row = over_limits(held, None, facts, facts["ts"].unique(), policy, since=None).row(0, named=True)
+    # as of A alone: (2 501 + 4 x 2 000)^2 / (2 501^2 + 4 x 2 000^2)
+    assert (row["observed"], row["accounts_effective"]) == (0.2501, pytest.approx(4.955, abs=0.001))
 
 
 def test_without_positions_there_is_nothing_to_judge(policy, calm_bars):

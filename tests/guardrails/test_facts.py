@@ -1,7 +1,9 @@
 """Facts by plain arithmetic, against hand arithmetic and a slow oracle."""
 
 import math
+import re
 import statistics
+from dataclasses import replace
 from datetime import timedelta
 
 import polars as pl
@@ -86,6 +88,51 @@ def test_a_gap_in_prices_does_not_hide_the_jump_across_it(policy, calm_bars):
         ({"oi_age_s": 900.1}, "oi_fault", "open interest stale"),
         ({"index_age_s": None}, "feed_fault", "index_age_s missing"),
         ({"index": None, "index_age_s": None}, "feed_fault", None),
+        ({"close": None}, "feed_fault", "trades missing"),
+        ({"trade_age_s": None}, "feed_fault", "trade_age_s missing"),
+        ({"mark_age_s": -1.0}, "feed_fault", "mark_age_s missing"),
+        ({"depth_age_s": math.inf}, "feed_fault", "depth_age_s missing"),
+        ({"depth_unchanged_s": None}, "feed_fault", "depth_unchanged_s missing"),
+        # prices and dollars from 1e-15 to 1e15; of a side of the book and of open interest nothing is a number too
+        ({"close": 1e-15}, "price_fault", None),
+        ({"close": 0.9e-15}, "price_fault", "price invalid"),
+        ({"close": 1e15}, "price_fault", None),
+        ({"close": 1.05e15}, "price_fault", "price invalid"),
+        ({"index": 0.0}, "index_fault", "index invalid"),
+        ({"mark": 0.0}, "mark_fault", "mark invalid"),
+        ({"oi_usd": 0.0}, "oi_fault", None),
+        ({"oi_usd": -1.0}, "oi_fault", "open interest invalid"),
+        ({"oi_usd": None}, "oi_fault", "open interest missing"),
+        ({"oi_age_s": None}, "oi_fault", "open interest age missing"),
+        ({"depth_ask_100bps_usd": 0.0}, "depth_fault", None),
+        ({"depth_ask_100bps_usd": None}, "depth_fault", "depth missing"),
+        ({"depth_age_s": None}, "depth_fault", "depth age missing"),
+        ({"depth_age_s": 120.0}, "depth_fault", None),
+        ({"book_rows_frozen": None}, "depth_fault", "depth unchecked"),
+        ({"depth_unchanged_s": None}, "depth_fault", "depth unchecked"),
+        ({"book_rows_crossed": -1}, "depth_fault", "depth unchecked"),
+        # crossed is said before frozen, and both before nothing
+        ({"book_rows_crossed": 1, "book_rows_frozen": 1}, "depth_fault", "depth crossed"),
+        ({"mark": None, "close": None, "trade_age_s": 1.0}, "mark_fault", "price missing"),
+        ({"mark_age_s": None}, "mark_fault", "mark age missing"),
+        ({"liq_long_usd": None}, "liq_fault", "liquidations missing"),
+        ({"liq_short_usd": None}, "liq_fault", "liquidations missing"),
+        ({"liq_long_usd": -1}, "liq_fault", "liquidations invalid"),
+        ({"liq_short_usd": -1}, "liq_fault", "liquidations invalid"),
+        ({"liq_long_usd": None, "liq_short_usd": -1}, "liq_fault", "liquidations missing"),
+        ({}, "liq_fault", None),
+        # of a last trade that is too old the mark stands in, unless it is no better
+        ({"trade_age_s": 301.0}, "band_fault", None),
+        ({"trade_age_s": 301.0, "mark_age_s": 61.0}, "band_fault", "price stale"),
+        ({"trade_age_s": 301.0, "mark": None}, "band_fault", "price stale"),
+        ({"close": -1.0}, "band_fault", "price invalid"),
+        # a minute whose book was crossed is told as a fault of the book, not as a missing one
+        ({"book_rows_crossed": 1}, "book_fault", None),
+        ({"depth_bid_100bps_usd": None}, "book_fault", "depth missing"),
+        # a book that was never there is no crossed and no frozen one
+        ({"depth_bid_100bps_usd": None, "book_rows_crossed": None}, "book_fault", "depth missing"),
+        ({"depth_bid_100bps_usd": None, "book_rows_frozen": None}, "book_fault", "depth missing"),
+        ({"depth_bid_100bps_usd": None, "depth_unchanged_s": None}, "book_fault", "depth missing"),
     ],
 )
 def test_an_input_that_cannot_be_trusted_is_named(policy, calm_bars, change, fault, words):
@@ -217,7 +264,7 @@ def test_the_facts_of_the_flow_agree_with_a_loop(short_policy, messy_bars, seed)
     assert min(compared.values()) > 100
 
 
-@pytest.mark.parametrize("mistake", ["two venues", "twice", "off the minute", "null"])
+@pytest.mark.parametrize("mistake", ["two venues", "twice", "off the minute", "null", "all"])
 def test_bars_about_which_nothing_can_be_said_are_refused(policy, calm_bars, mistake):
     bars = calm_bars(2)
     first = pl.int_range(pl.len()) == 0
@@ -226,9 +273,77 @@ def test_bars_about_which_nothing_can_be_said_are_refused(policy, calm_bars, mis
         "twice": pl.concat([bars, bars]),
         "off the minute": bars.with_columns(pl.col("ts") + timedelta(seconds=1)),
         "null": bars.with_columns(pl.when(first).then(None).otherwise("symbol").alias("symbol")),
+        "all": bars.with_columns(symbol=pl.lit("*")),
     }[mistake]
-    with pytest.raises(ValueError, match="bars"):
+    words = {
+        "two venues": "bars must hold one venue, held ['v', 'w']",
+        "twice": "bars must hold one row per venue, symbol and ts",
+        "off the minute": "`ts` of bars must be full minutes",
+        "null": "`venue`, `symbol` and `ts` of bars must not be null",
+        "all": "`symbol` of bars must be a symbol's name, was *, which stands for all",
+    }[mistake]
+    with pytest.raises(ValueError, match=re.escape(words)):
         market_facts(broken, policy)
+
+
+@pytest.mark.parametrize(
+    ("ages", "silent"),
+    [
+        # the youngest of trade, mark and book; the index is not the venue's own voice, an unchanged book is not silent
+        ({"trade_age_s": 59.9}, 0),
+        ({"trade_age_s": 60.0}, 1),
+        ({"trade_age_s": 119.9}, 1),
+        ({"mark_age_s": 5.0}, 0),
+        ({"depth_age_s": 5.0}, 0),
+        ({"index_age_s": 5.0}, 10),
+        ({"depth_unchanged_s": 5.0}, 10),
+        ({"trade_age_s": 5.0, "close": None}, 10),
+        ({"trade_age_s": -5.0}, 10),
+        ({}, 10),
+    ],
+)
+def test_silence_is_counted_in_full_minutes_since_the_youngest_feed_of_the_venue(policy, calm_bars, ages, silent):
+    old = dict.fromkeys(("trade_age_s", "mark_age_s", "index_age_s", "depth_age_s", "depth_unchanged_s"), 600.0)
+    assert last(calm_bars(1, changes={1: old | ages}), policy)["silent_min"] == silent
+
+
+@pytest.mark.parametrize(
+    ("changes", "drop"),
+    [
+        # 10 M units, then 8 M of them: a fifth; in units where they are told, else in dollars
+        ({20: {"oi_base": 8e6}}, 0.2),
+        ({20: {"oi_usd": 7e8}}, 0.0),
+        ({20: {"oi_base": 8e6, "oi_usd": 7e8}}, 0.2),
+        ({i: {"oi_base": None, "oi_usd": 7e8 if i == 20 else 1e9} for i in range(1, 21)}, 0.3),
+        ({20: {"oi_base": -1.0, "oi_usd": 7e8}}, 0.3),
+        ({20: {"oi_usd": None}}, None),
+        # nothing cannot fall further
+        ({i: {"oi_base": 0.0, "oi_usd": 0.0} for i in range(1, 21)}, 0.0),
+        # more than before is no fall
+        ({20: {"oi_base": 2e7}}, 0.0),
+    ],
+)
+def test_open_interest_falls_against_its_highest_in_units_where_they_are_told(policy, calm_bars, changes, drop):
+    found = last(calm_bars(20, changes=changes), policy)["oi_drop"]
+    assert found == (None if drop is None else pytest.approx(drop))
+
+
+def test_a_return_of_a_minute_counts_at_most_ten_in_logs(policy, calm_bars):
+    # from 1e-10 to 100 is a log return of 27.6, down to 10: sqrt(10^2 x 60 / 40) over the 40 returns there are
+    prices = {i: {"close": 1e-10} for i in range(1, 41)}
+    assert last(calm_bars(41, changes=prices), policy)["volatility_1h"] == pytest.approx(10 * math.sqrt(60 / 40))
+    down = {41: {"close": 1e-10}}
+    assert last(calm_bars(41, changes=down), policy)["volatility_1h"] == pytest.approx(10 * math.sqrt(60 / 40))
+
+
+@pytest.mark.parametrize(("gap", "known"), [(60, True), (61, False)])
+def test_a_gap_of_an_hour_is_bridged_and_no_longer_one(policy, calm_bars, gap, known):
+    lenient = replace(policy, inputs=replace(policy.inputs, samples_share_min=0.01))
+    rows = {i: {"close": None} for i in range(2, 2 + gap)} | {2 + gap: {"close": 90.0}}
+    facts = market_facts(calm_bars(2 + gap, changes=rows), lenient)
+    # the one return of 60 minutes is ln(.9): sqrt(60 x ln(.9)^2)
+    expected = pytest.approx(abs(math.log(0.9)) * math.sqrt(60), rel=1e-5) if known else None
+    assert facts["volatility_1h"].item(-1) == expected
 
 
 def test_no_bars_give_no_facts(policy, calm_bars):

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guardrails.holdings import FUND, LOOP, PEGS, RATIO_MAX, fund, loop_gain, maintenance_lines, pegs, with_trip_price
+from guardrails.holdings import (
+    FUND,
+    LOOP,
+    PEGS,
+    RATIO_MAX,
+    forced,
+    fund,
+    loop_gain,
+    maintenance_lines,
+    pegs,
+    with_trip_price,
+)
 
 UTC_US = pl.Datetime("us", "UTC")
 ONE_PERCENT = pl.DataFrame({"symbol": ["A"], "maintenance_rate": [0.01], "deduction_usd": [0.0]})
@@ -211,6 +222,40 @@ def test_loop_gain_never_falls_when_an_input_gets_worse_or_goes_missing(gains_of
 @pytest.fixture(scope="session")
 def gains_of(gains):
     return lambda positions, **more: gains(positions, **more)["loop_gain"].item()
+
+
+def test_dollars_are_forced_by_symbol_and_side(policy, at):
+    held = {"venue": "v", "ts": at(9.5), "known_at": at(9.75), "margin_mode": "isolated", "isolated_margin": 10.0}
+    legs = [
+        ("x", "A", 1_000.0),
+        ("y", "A", -500.0),
+        ("x", "B", 2.5),
+        ("y", "B", 0.0),
+        ("z", "B", 0.5),
+        ("z", "C", None),
+    ]
+    positions = pl.DataFrame(
+        [
+            held | {"account": account, "symbol": symbol, "qty": qty, "entry_price": 100.0}
+            for account, symbol, qty in legs
+        ],
+        schema_overrides={"ts": UTC_US, "known_at": UTC_US, "qty": pl.Float64},
+    )
+    market = pl.DataFrame(
+        {"symbol": list("ABCDE"), "ts": at(10), "price": [100.0] * 5, "price_fault": [None] * 4 + ["price stale"]},
+        schema_overrides={"ts": UTC_US},
+    )
+    found = forced(positions, None, ONE_PERCENT, market, policy)
+    # B: margin 10 on 250: trip (250 - 10) / (2.5 x .95) = 101, past it; on 50: 40 / (.5 x .95) = 84, far from it
+    assert found.rows() == [
+        ("A", at(10), at(9.5), 100_000, 50_000, None),
+        ("B", at(10), at(9.5), 250, 0, None),
+        ("C", at(10), at(9.5), 0, 0, "position size missing"),
+        ("D", at(10), at(9.5), 0, 0, None),
+        ("E", at(10), at(9.5), 0, 0, "price stale"),
+    ]
+    for nothing in (None, positions.clear()):
+        assert forced(nothing, None, ONE_PERCENT, market, policy).schema == found.schema
 
 
 def test_positions_of_a_snapshot_that_is_half_known_wait_for_the_rest(policy, at):

@@ -95,6 +95,47 @@ def test_a_table_that_is_not_one_is_refused(policy, calm_bars, at):
             decide(calm_bars(3), policy, holdings=table)
 
 
+@pytest.mark.parametrize(
+    ("told_of", "rows", "words"),
+    [
+        (DEPEG, [(1, 0.1, None), (1, 0.2, None)], "`pegs` must hold one row per ts, held null or repeated ones"),
+        (FUND, [(None, 0.1, None)], "`fund` must hold one row per ts, held null or repeated ones"),
+    ],
+)
+def test_a_table_of_the_venue_holds_one_row_per_moment(minutes, at, told_of, rows, words):
+    schema = {"ts": UTC_US, told_of.value: pl.Float64, told_of.fault: pl.String}
+    stamped = [(minute and at(minute), *rest) for minute, *rest in rows]
+    table = pl.DataFrame(stamped, schema=schema, orient="row").with_columns(asset=pl.lit("USDC"))
+    with pytest.raises(ValueError, match=words):
+        with_told(minutes, table, told_of, 60)
+
+
+@pytest.mark.parametrize(
+    ("told_of", "value", "fault", "seen"),
+    [
+        # what the worst collateral has lost is no less for a price that is missing beside it; above its peg is no loss
+        (DEPEG, 0.03, "price of DAI missing", (0.03, "price of DAI missing")),
+        (DEPEG, -0.03, None, (0.0, None)),
+        (DEPEG, None, "price of DAI missing", (None, "price of DAI missing")),
+        (DEPEG, math.nan, None, (None, "depeg invalid")),
+        (FUND, 0.03, "fund missing", (None, "fund missing")),
+        (FUND, -0.03, None, (None, "fund drawdown invalid")),
+        (FUND, 0.0, None, (0.0, None)),
+    ],
+)
+def test_a_value_beside_its_fault_counts_only_where_it_is_the_least(minutes, at, *, told_of, value, fault, seen):
+    schema = {"ts": UTC_US, told_of.value: pl.Float64, told_of.fault: pl.String}
+    table = pl.DataFrame([(at(1), value, fault)], schema=schema, orient="row").with_columns(asset=pl.lit("USDC"))
+    for age_min_max in (1, 60):
+        rows = with_told(minutes, table, told_of, age_min_max)
+        assert rows.select(told_of.value, told_of.fault).row(1) == seen
+        assert rows.columns == ["symbol", "ts", told_of.value, *dict.fromkeys((told_of.fault, *told_of.words))]
+    assert with_told(minutes, table, told_of, 1).select(told_of.value, told_of.fault).row(2) == (
+        None,
+        f"{told_of.what} stale",
+    )
+
+
 # --- what the venue does not publish
 
 NEEDS = {

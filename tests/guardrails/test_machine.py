@@ -165,6 +165,38 @@ def test_the_missing_verdict_is_held_to_the_minute(band):
     assert held == [False, True, True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("carry", "signals", "seen"),
+    [
+        # one of the two minutes of probation is over (0: the minute that it began with): one more closes
+        ({"probation_min": 0, "latched": True, "clean_min": 3}, "cc", [(H, 1), (C, 2)]),
+        ({"probation_min": 1, "latched": True, "clean_min": 4}, "cc", [(C, 2), (C, 3)]),
+        # a minute that is not clean opens it again, as if there had been no probation
+        ({"probation_min": 1, "latched": True, "clean_min": 4}, "bc", [(O, None), (O, None)]),
+        # two of the three minutes of cool-down are over
+        ({"probation_min": None, "latched": True, "clean_min": 2}, "cc", [(H, 0), (H, 1)]),
+        ({"probation_min": None, "latched": True, "clean_min": 1}, "cc", [(O, None), (H, 0)]),
+        ({"probation_min": None, "latched": False, "clean_min": 9}, "cb", [(C, 0), (C, None)]),
+    ],
+)
+def test_what_the_minute_before_left_behind_counts(band, carry, signals, seen):
+    rule = replace(band, cool_down_min=3, probation_min=2)
+    found = step(frame(signals, [False] * len(signals), carry=FRESH | carry), rule)
+    assert found.select("state", "probation_min").rows() == seen
+
+
+def test_a_missing_minute_before_the_first_is_still_held(band):
+    rule = replace(band, missing_hold_min=3)
+    found = step(frame("ccc", [False] * 3, carry=FRESH | {"present_min": 1}), rule)
+    # present for 2, 3 and 4 minutes: held while below 3
+    assert found.select("missing_held", "present_min").rows() == [(True, 2), (False, 3), (False, 4)]
+
+
+def test_nothing_but_state_and_carry_is_added(band):
+    signals = frame("cTc", [False] * 3)
+    assert set(step(signals, band).columns) == {*signals.columns, "state", "missing_held"}
+
+
 def test_the_table_has_exactly_one_answer_for_every_situation():
     for state in (C, O, H):
         for number in range(16):

@@ -95,6 +95,13 @@ def test_a_doubtful_oracle_adds_four_times_the_divergence_above_half_a_percent(p
     assert with_add_ons(row(divergence=divergence), None, policy)["oracle_add_on"].item() == pytest.approx(add_on)
 
 
+@pytest.mark.parametrize(("apart", "add_on"), [(2.5e-10, 1e-9), (2.5e-11, 0.0), (4e-10, 2e-9)])
+def test_an_add_on_is_whole_billionths(policy, row, apart, add_on):
+    # 4 x 2.5e-10 is a billionth, a tenth of that is none; 4 x 4e-10 = 1.6e-9 is two
+    found = with_add_ons(row(divergence=0.005 + apart), None, policy)["oracle_add_on"].item()
+    assert found == pytest.approx(add_on, abs=1e-13)
+
+
 @pytest.mark.parametrize(
     ("divergence", "price", "leverage"),
     [
@@ -136,6 +143,38 @@ def test_the_sentence_says_what_was_added_and_why(policy, row, peg):
         "index stale: 25.0 % more margin"
     )
     assert leverage_cap(row(), TIERS, policy, peg(1.0))["reason"].item() is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "price", "fault", "said"),
+    [
+        ({}, 1.0, None, None),
+        ({}, None, "peg not told", None),
+        # only what costs margin is named: a peg within its free cent, or a mark within half a percent, is not
+        ({"divergence": 0.02}, 0.995, None, "mark is 2.0 % from the index: 6.0 % more margin"),
+        ({"divergence": -0.02}, 1.0, None, "mark is 2.0 % from the index: 6.0 % more margin"),
+        ({"divergence": 0.004}, 0.97, None, "USDT is 3.0 % below par: 8.0 % more margin"),
+        ({}, 0.97, "price of USDC missing", "price of USDC missing: 25.0 % more margin"),
+        # the mark's own fault before that of the index, and a divergence that is missing for no reason given
+        ({"divergence": None, "mark_fault": "mark stale", "index_fault": "index stale"}, 1.0, None,
+         "mark stale: 25.0 % more margin"),
+        ({"divergence": None}, 1.0, None, "divergence missing: 25.0 % more margin"),
+    ],
+)  # fmt: skip
+def test_only_what_costs_margin_is_said(policy, row, peg, *, facts, price, fault, said):
+    assert with_add_ons(row(**facts), peg(price, fault), policy)["add_on_reason"].item() == said
+
+
+def test_a_lost_peg_of_an_unnamed_asset_is_a_stablecoin(policy, row, peg):
+    unnamed = peg(0.97).with_columns(asset=pl.lit(None, pl.String))
+    said = with_add_ons(row(), unnamed, policy)["add_on_reason"].item()
+    assert said == "a stablecoin is 3.0 % below par: 8.0 % more margin"
+
+
+def test_nothing_but_the_add_ons_joins_the_facts(policy, row, peg):
+    wanted = [*row().columns, "peg_add_on", "oracle_add_on", "add_on", "add_on_reason"]
+    assert with_add_ons(row(), peg(0.97), policy).columns == wanted
+    assert with_add_ons(row(), None, policy).columns == wanted
 
 
 @given(

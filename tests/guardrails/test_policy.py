@@ -1,12 +1,26 @@
 """The policy is read whole or not at all."""
 
 import re
+from dataclasses import fields
 from datetime import UTC, datetime
 
 import pytest
 
 from guardrails.breakers import RULES
-from guardrails.policy import BREAKERS, FALLING, PolicyError, parse_policy
+from guardrails.policy import (
+    BREAKERS,
+    FALLING,
+    Breaker,
+    Caps,
+    Fund,
+    Inputs,
+    Margin,
+    PolicyError,
+    ProposalBounds,
+    Throttle,
+    Validity,
+    parse_policy,
+)
 
 
 def test_the_shipped_policy_is_valid_and_has_every_breaker(shipped):
@@ -146,3 +160,249 @@ def test_what_is_not_published_may_be_nothing_and_who_leads_whom_is_kept(edited)
     assert parse_policy(edited()).inputs.not_published == ()
     assert parse_policy(edited(inputs__not_published=["fund"])).sha256 != parse_policy(edited()).sha256
     assert parse_policy(edited(associated__leads={"A": ["B"]})).sha256 != parse_policy(edited()).sha256
+
+
+RANGES = {  # what a setting may be at least and at most: a change here is a change of what a policy may say
+    "inputs": {
+        "price_age_s_max": (1, 86_400),
+        "mark_age_s_max": (1, 86_400),
+        "index_age_s_max": (1, 86_400),
+        "depth_age_s_max": (1, 86_400),
+        "depth_unchanged_s_max": (1, 86_400),
+        "oi_age_s_max": (1, 86_400),
+        "collateral_age_min_max": (1, 10_080),
+        "reference_fast_min": (1, 60),
+        "reference_slow_min": (2, 120),
+        "volatility_min": (10, 120),
+        "depth_normal_min": (10, 360),
+        "samples_share_min": (0.1, 1),
+        "sigma_horizon_min": (1, 60),
+        "sigma_floor_1h": (1e-5, 1),
+        "band_probability": (0.9, 0.999999999),
+        "liquidation_window_min": (1, 60),
+        "oi_window_min": (2, 120),
+        "book_window_min": (1, 60),
+        "positions_age_min_max": (1, 420),
+        "pegs_age_min_max": (1, 420),
+        "fund_age_min_max": (1, 10_080),
+        "venue_symbols_min": (1, 1_000),
+    },
+    "breakers_price_band": {
+        "enter": (1e-6, 1e6),
+        "exit": (1e-6, 1e6),
+        "cool_down_min": (1, 1_440),
+        "probation_min": (1, 1_440),
+        "missing_hold_min": (1, 1_440),
+    },
+    "caps": {
+        "leverage_floor": (1, 200),
+        "leverage_untiered_max": (1, 200),
+        "sigmas_covered": (1, 20),
+        "depth_ratio_full": (0.01, 1),
+        "oi_per_depth_lower": (0.1, 1e6),
+        "oi_per_depth_upper": (0.1, 1e6),
+        "exposure_ceiling_usd": (1, 10**12),
+        "exposure_floor_usd": (1, 10**12),
+        "exposure_depth_share": (0.001, 10),
+        "exposure_oi_share": (0.0001, 1),
+        "account_ceiling_usd": (1, 10**12),
+        "cluster_ceiling_usd": (1, 10**12),
+        "cluster_symbol_caps": (1, 100),
+        "collateral_share_account_max": (0, 1),
+        "collateral_share_venue_max": (0, 1),
+        "concentration_share_max": (0.001, 1),
+        "accounts_effective_min": (1, 1_000),
+        "loosen_hold_min": (1, 240),
+        "haircut_other": (0, 1),
+    },
+    "margin": {
+        "peg_floor": (0.5, 1),
+        "peg_slope": (0, 20),
+        "peg_add_on_max": (0, 1),
+        "oracle_free": (0, 1),
+        "oracle_slope": (0, 20),
+        "oracle_add_on_max": (0, 1),
+        "maintenance_untiered": (0.001, 0.99),
+    },
+    "throttle": {
+        "depth_share_per_min": (0.001, 1),
+        "window_min": (1, 60),
+        "min_usd": (1, 10**12),
+    },
+    "fund": {
+        "window_min": (1, 10_080),
+    },
+    "proposal": {
+        "relative_change_max": (0, 0.99),
+        "leverage_change_max": (0, 200),
+        "exposure_change_usd_max": (0, 10**12),
+        "leverage_min": (0.1, 200),
+        "exposure_usd_min": (1, 10**12),
+        "loosen_delay_min": (0, 1_440),
+        "ttl_min": (1, 1_440),
+    },
+    "validity": {
+        "volatility_1h_max": (0.001, 10),
+        "divergence_max": (0.001, 1),
+    },
+}
+
+
+@pytest.mark.parametrize("section", RANGES)
+def test_every_number_has_its_range_and_is_refused_outside(edited, section):
+    where = section.replace("breakers_", "breakers.")
+    for high_side in (False, True):
+        changes = {
+            f"{section}__{name}": high * 10 if high_side else low - 1 for name, (low, high) in RANGES[section].items()
+        }
+        with pytest.raises(PolicyError) as caught:
+            parse_policy(edited(**changes))
+        found = [fault for fault in caught.value.violations if f"`{where}." in fault]
+        assert found == [
+            f"`{where}.{name}` must be from {low:g} to {high:g}, was {changes[f'{section}__{name}']!r}"
+            for name, (low, high) in RANGES[section].items()
+        ]
+
+
+def test_every_number_of_the_policy_is_in_the_table_of_ranges():
+    kinds = (Inputs, Breaker, Caps, Margin, Throttle, Fund, ProposalBounds, Validity)
+    numbers = {spec.name for kind in kinds for spec in fields(kind) if "low" in spec.metadata}
+    assert numbers - {"leverage_steps"} == {name for ranges in RANGES.values() for name in ranges}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        # both ends belong to the range
+        {"inputs__price_age_s_max": 1},
+        {"inputs__price_age_s_max": 86_400},
+        {"inputs__samples_share_min": 1},
+        {"proposal__relative_change_max": 0},
+        {"proposal__relative_change_max": 0.99},
+        {"ttl_min": 1},
+        {"ttl_min": 1_440},
+        {"version": 10**9},
+        # what must not be below may be equal
+        {"caps__exposure_floor_usd": 25_000_000},
+        {"caps__exposure_ceiling_usd": 50_000_000},
+        {"caps__account_ceiling_usd": 25_000_000},
+        {"breakers_price_band__probation_action": "reduce_only"},
+        # the longest window that bars are kept for: 420 = 329 + 60 + 30 + 1
+        {"inputs__depth_normal_min": 329},
+        # 120 + 60 + 60 + 179 + 1 = 420
+        {
+            "inputs__sigma_horizon_min": 60, "inputs__volatility_min": 120, "inputs__depth_normal_min": 10,
+            "caps__loosen_hold_min": 179,
+        },
+        {"inputs__reference_fast_min": 59},
+        # a ladder of one step; its ends
+        {"caps__leverage_steps": [1], "caps__leverage_floor": 1},
+        {"caps__leverage_steps": [200, 2.5, 2, 1]},
+        {"effective_from": "2000-01-01T00:00:00Z"},
+        {"effective_from": "2999-12-31T23:59:00Z"},
+        {"clusters__majors": ["A", "B"]},
+    ],
+)  # fmt: skip
+def test_what_is_just_inside_is_a_policy(edited, change):
+    text = edited(**change)
+    parse_policy(text.replace(f'"{change.get("effective_from")}"', str(change.get("effective_from"))))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": 10**10}, "`version` must be from 1 to 1e+09, was 10000000000"),
+        ({"ttl_min": 0}, "`ttl_min` must be from 1 to 1440, was 0"),
+        ({"ttl_min": 1_441}, "`ttl_min` must be from 1 to 1440, was 1441"),
+        ({"caps__leverage_steps": [201, 1]}, "`caps.leverage_steps` has a bad entry: 201"),
+        ({"caps__leverage_steps": [2, 0.5]}, "`caps.leverage_steps` has a bad entry: 0.5"),
+        ({"caps__leverage_steps": [50, 2]}, "`caps.leverage_steps` must end at 1, ended at 2"),
+        ({"caps__leverage_steps": [1, 2]}, "`caps.leverage_steps` must fall strictly"),
+        ({"caps__leverage_floor": 4}, "`caps.leverage_floor` must be a step, was 4"),
+        ({"caps__oi_per_depth_upper": 100}, "`caps.oi_per_depth_upper` must exceed oi_per_depth_lower=100, was 100"),
+        ({"caps__exposure_floor_usd": 25_000_001}, "must hold exposure_floor_usd <= exposure_ceiling_usd <= account"),
+        ({"caps__account_ceiling_usd": 24_999_999}, "must hold exposure_floor_usd <= exposure_ceiling_usd <= account"),
+        (
+            {"caps__exposure_ceiling_usd": 50_000_001},
+            "`caps.cluster_ceiling_usd` must not be below exposure_ceiling_usd=50000001, was 50000000",
+        ),
+        ({"caps__assets_at_par": []}, "`caps.assets_at_par` must be a list with at least one entry, was []"),
+        ({"breakers_price_halt__reset": "timer"}, "`breakers.price_halt.reset` must be person where the action is "
+                                                   "halted, was timer"),
+        ({"breakers_price_band__reset": "nobody"}, "must be one of timer, person, was 'nobody'"),
+        (
+            {"breakers_price_band__probation_action": "halted"},
+            "`breakers.price_band.probation_action` must not be stricter than action=reduce_only, was halted",
+        ),
+        ({"breakers_price_band__action": "normal"}, "must be one of cautious, reduce_only, halted, was 'normal'"),
+        ({"associated__missing_action": "normal"}, "must be one of cautious, reduce_only, halted, was 'normal'"),
+        ({"inputs__depth_normal_min": 330}, "`inputs` windows with `caps.loosen_hold_min` need 421 minutes of bars"),
+        ({"inputs__oi_window_min": 120, "inputs__depth_normal_min": 10, "caps__loosen_hold_min": 240},
+         "need 421 minutes"),
+        ({"inputs__reference_slow_min": 120, "inputs__depth_normal_min": 10, "caps__loosen_hold_min": 240},
+         "need 421 minutes"),
+        ({"inputs__reference_fast_min": 60},
+         "`inputs.reference_slow_min` must exceed reference_fast_min=60, was 60"),
+        ({"fund__account": " "}, "`fund.account` must be a name, was ' '"),
+        ({"fund__account": 7}, "`fund.account` must be a name, was 7"),
+        ({"clusters__majors": ["A"]}, "`clusters.majors` must hold two symbols"),
+        ({"clusters__majors": ["A", "A"]}, "`clusters` must hold A once, held it 2 times"),
+        ({"clusters__majors": "A"}, "`clusters.majors` must be a list with at least one entry, was 'A'"),
+        ({"clusters__majors": ["A", 3]}, "`clusters.majors` has a bad entry: 3"),
+        ({"associated__leads": {"A": ["B", "A"]}},
+         "`associated.leads` of A must be other symbols, each once, was ['B', 'A']"),
+    ],
+)  # fmt: skip
+def test_what_is_just_outside_is_refused_in_words(edited, change, words):
+    with pytest.raises(PolicyError, match=re.escape(words)) as caught:
+        parse_policy(edited(**change))
+    assert str(caught.value).startswith(("1 violation: `", "2 violations: `"))
+
+
+@pytest.mark.parametrize(
+    ("drop", "words"),
+    [
+        ("inputs", "`inputs` is missing"),
+        ("breakers.price_band", "`breakers.price_band` is missing"),
+        ("associated", "`associated` is missing"),
+        ("caps", "`caps` is missing"),
+        ("margin", "`margin` is missing"),
+        ("throttle", "`throttle` is missing"),
+        ("fund", "`fund` is missing"),
+        ("clusters", "`clusters` is missing"),
+        ("proposal", "`proposal` is missing"),
+        ("validity", "`validity` is missing"),
+    ],
+)
+def test_a_section_that_is_missing_is_the_one_violation(policy_text, drop, words):
+    sections = re.split(r"^(?=\[)", policy_text, flags=re.MULTILINE)
+    text = "".join(part for part in sections if not part.startswith(f"[{drop}]"))
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(text)
+    assert caught.value.violations == (words,)
+
+
+def test_what_is_no_table_or_no_toml_says_so():
+    with pytest.raises(PolicyError) as caught:
+        parse_policy("caps = 3\nclusters = 4\nmoon = 5")
+    assert {"`caps` must be a table, was 3", "`clusters` must be a table, was 4", "`moon` is not a setting"} <= set(
+        caught.value.violations
+    )
+    with pytest.raises(PolicyError, match="the policy is not TOML: "):
+        parse_policy("version = ")
+
+
+def test_numbers_lists_and_times_are_kept_in_their_types(shipped):
+    assert isinstance(shipped.caps.leverage_floor, float)
+    assert isinstance(shipped.caps.loosen_hold_min, int)
+    assert shipped.caps.leverage_steps == (50, 25, 20, 10, 5, 3, 2, 1)
+    assert shipped.clusters["majors"][:2] == ("BTCUSDT", "ETHUSDT")
+
+
+@pytest.mark.parametrize("change", [
+    {"version": 2}, {"ttl_min": 14}, {"inputs__oi_window_min": 31}, {"associated__action": "halted"},
+    {"caps__haircut_other": 0.3}, {"margin__peg_slope": 5}, {"throttle__window_min": 6}, {"fund__window_min": 1_000},
+    {"clusters__majors": ["A", "B"]}, {"proposal__ttl_min": 31}, {"validity__divergence_max": 0.9},
+])  # fmt: skip
+def test_every_section_is_part_of_the_hash(shipped, edited, change):
+    assert parse_policy(edited(**change)).sha256 != shipped.sha256

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,14 @@ def test_every_meaning_says_old_and_new_and_what_either_way_does():
         assert all(place in meaning.says for place in places), name
         assert bool(meaning.if_tighter and meaning.if_looser) == (meaning.tighter != UNCLEAR), name
         assert meaning.unit in {*UNITS, OF_THE_RULE}, name
+
+
+def test_the_meanings_are_those_that_were_read_and_accepted():
+    """Setting, words, unit, which way is tighter, what tighter and looser do, order of words: `meanings.txt`."""
+    written = Path(__file__).with_name("meanings.txt").read_text(encoding="utf-8").splitlines()
+    held = [(one.says, one.unit, one.tighter, one.if_tighter, one.if_looser, " ".join(one.order))
+            for one in MEANINGS.values()]  # fmt: skip
+    assert [" | ".join((name, *said)).rstrip() for name, said in zip(MEANINGS, held, strict=True)] == written
 
 
 def test_a_policy_differs_from_itself_in_nothing(policy):

@@ -92,6 +92,57 @@ def test_the_sentences_say_what_was_seen_and_what_is_left(throttled):
     assert throttled(20).row(-1, named=True)["reason"] is None
 
 
+@pytest.mark.parametrize(
+    ("long", "short", "used"),
+    [
+        (2e6, 1e6, 3_000_000),
+        (0.4, 0.4, 0),
+        (0.6, 0.6, 2),
+        (1e15, 0.0, 10**15),
+        (1.05e15, 0.0, None),
+        (0.0, 1.05e15, None),
+        (None, 1e6, None),
+        (1e6, None, None),
+        (-1.0, 1e6, None),
+        (1e6, -1.0, None),
+        ("x", 1e6, None),
+    ],
+)
+def test_both_sides_are_forced_flow_in_whole_dollars(policy, calm_bars, at, *, long, short, used):
+    bars = calm_bars(5)
+    here = pl.col("ts") == at(5)
+    text = isinstance(long, str)
+    sides = {
+        "liq_long_usd": pl.when(here).then(pl.lit(long)).otherwise(pl.lit("0" if text else 0.0)),
+        "liq_short_usd": pl.when(here).then(pl.lit(short)).otherwise(0.0),
+    }
+    row = throttle(market_facts(bars, policy), bars.with_columns(**sides), policy).row(-1, named=True)
+    assert (row["used_usd"], row["fault"]) == (used, "forced flow missing" if used is None else None)
+
+
+def test_a_book_beyond_the_last_step_is_at_it(policy, calm_bars):
+    # 30 % of 1e14 is 3e13; the last step is 1e12
+    bars = calm_bars(1, changes={1: {"depth_bid_100bps_usd": 1e14, "depth_ask_100bps_usd": 1e14}})
+    assert throttle(market_facts(bars, policy), bars, policy)["capacity_usd"].item() == 10**12
+
+
+def test_a_row_says_where_when_and_by_which_policy(throttled, policy, at):
+    row = throttled(5).row(-1, named=True)
+    assert (row["venue"], row["symbol"], row["ts"]) == ("v", "A", at(5))
+    assert (row["policy_version"], row["policy_sha256"]) == (policy.version, policy.sha256)
+    assert row["clears_when"] is None
+    assert throttled(5, {5: None}).row(-1, named=True)["clears_when"] == "clears when every input is present"
+
+
+def test_flow_and_capacity_of_one_symbol_are_not_those_of_the_next(policy, calm_bars, at):
+    bars = pl.concat([calm_bars(6, ("A",), {i: {"depth_bid_100bps_usd": 4e6, "liq_long_usd": 10**6} for i in (5, 6)}),
+                      calm_bars(6, ("B",))])  # fmt: skip
+    found = throttle(market_facts(bars, policy), bars, policy).filter(symbol="B")
+    # A ends at 1 M of capacity with 2 M used; B begins untold, and is clear with its fifth minute
+    assert found["capacity_usd"].to_list() == [10_000_000] * 6
+    assert found["used_usd"].to_list() == [None] * 4 + [0, 0]
+
+
 def test_capacity_falls_at_once_and_rises_after_the_hold_to_the_minute(throttled):
     found = throttled(60, changes={20: {"depth_bid_100bps_usd": 4e6}})["capacity_usd"].to_list()
     # 30 % of 4 M is 1.2 M -> 1 M at minute 20, until 50
