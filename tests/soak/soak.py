@@ -30,9 +30,13 @@ from typing import Any
 import polars as pl
 
 from features.schema import CANONICAL
+from pipelines.alerting.deliver import deliver
+from pipelines.alerting.outbox import opened
 from pipelines.audit import verify_audit
+from pipelines.config import AlertsConfig, SinkConfig
 from pipelines.lake import Lake
 from pipelines.replay import check_replay
+from tests.pipelines.alerting.worlds import Hook, hook
 from tests.soak.market import MIDNIGHT, STEP, Market, Parcel, make_market
 
 ROOT = Path(__file__).parents[2]
@@ -46,11 +50,13 @@ FAULTS = {  # chance per interval
     "clock back": 0.04,
     "registry down": 0.02,
     "registry hangs": 0.01,
+    "sink down": 0.03,
     "missed": 0.05,
     "two at once": 0.03,
 }
 FILE_FAULTS = {"late": 0.02, "twice": 0.03, "half written": 0.02}  # chance per file
 TAKEOVER_S = 3.0
+SINKS = AlertsConfig(sinks=(SinkConfig(name="desk", url_env="SOAK_SINK"),))
 Check = Callable[["Side", "Side"], list[str]]  # the disturbed and the undisturbed side -> what is wrong
 
 
@@ -99,6 +105,7 @@ class Side:
     folder: Path
     market: Market
     zygote: Zygote
+    sink: Hook
     reference_h: float = 1.5  # more than the market's past: no scores, and no seconds for MLflow
     counts: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
@@ -107,6 +114,10 @@ class Side:
     @property
     def lake(self) -> Lake:
         return Lake(self.folder / "lake")
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        return {"SOAK_SINK": f"json://127.0.0.1:{self.sink.port}"}
 
     def prepare(self) -> None:
         (self.folder / "inbox").mkdir(parents=True)
@@ -118,6 +129,9 @@ seed = 3
 [detector]
 reference_h = {self.reference_h}
 null_share_max = 0.9
+[[alerts.sinks]]
+name = "desk"
+url_env = "SOAK_SINK"
 [schedule]
 attempts_max = 50
 takeover_min = {TAKEOVER_S / 60}
@@ -138,7 +152,12 @@ mapping = "{self.market.folder / "mapping.toml"}"
 
     def start(self, now: datetime, *, env: dict[str, str] | None = None, file_bytes_max: int = 0) -> int:
         argv = ["run", "--once", "--now", now.isoformat(), "--config", "cascadeguard.toml"]
-        told = {"argv": argv, "env": env or {}, "cwd": str(self.folder), "out": str(self.folder / "out.txt")}
+        told = {
+            "argv": argv,
+            "env": self.addresses | (env or {}),
+            "cwd": str(self.folder),
+            "out": str(self.folder / "out.txt"),
+        }
         self.counts["runs"] += 1
         return int(self.zygote.ask(told | {"file_bytes_max": file_bytes_max})["pid"])
 
@@ -212,12 +231,14 @@ class Dice:
             self._disk_full(now)
         elif fate == "stopped and taken over":
             self._taken_over(now)
-        elif fate == "clock ahead":
-            self.side.run(now + self.dice.randint(1, 12) * STEP)
+        elif fate in ("clock ahead", "clock back"):
+            steps = self.dice.randint(1, 12) if fate == "clock ahead" else -self.dice.randint(1, 300)
+            self.side.run(now + steps * STEP)
             self.side.run(now)
-        elif fate == "clock back":
-            self.side.run(now - self.dice.randint(1, 300) * STEP)
+        elif fate == "sink down":
+            self.side.sink.answers = [500]
             self.side.run(now)
+            self.side.sink.answers = [200]
         elif fate in ("registry down", "registry hangs"):
             self._registry(now, hangs=fate == "registry hangs")
         elif fate == "two at once":
@@ -368,7 +389,23 @@ def amendments_are_told(one: Side, other: Side) -> list[str]:
     return [f"{len(made - stand - told)} decisions vanished without an amendment"] if made - stand - told else []
 
 
+def alerts_arrive_once(one: Side, _: Side) -> list[str]:
+    """Every message comes to the sink; twice only one whose fate was unclear, and then it says so."""
+    deliver(one.lake.root, SINKS, one.addresses, one.market.ends[-1] + timedelta(hours=2))
+    with opened(one.lake.root) as box:
+        waiting = [letter.title for letter in box.open_letters()]
+    got = one.sink.got
+    came = Counter((letter["id"], letter["attempt"]) for letter in got)
+    hidden = [letter["id"] for letter in got if letter["attempt"] != "1" and "May be a repeat" not in letter["message"]]
+    return [
+        *(f"message {name} came {times} times as attempt {nth}" for (name, nth), times in came.items() if times > 1),
+        *(f"{title} never came" for title in waiting),
+        *(f"message {name} hides that it is a repeat" for name in hidden),
+    ]
+
+
 CHECKS: tuple[Check, ...] = (
+    alerts_arrive_once,
     tables_are_equal,
     no_row_is_lost,
     every_interval_is_done,
@@ -405,8 +442,11 @@ def soak(
     """Both sides and all checks; `faults` is empty where everything holds."""
     market = make_market(folder / "market", intervals, seed)
     begun = time.perf_counter()
-    with small_disk(folder / "disturbed", mb), zygote() as parent:
-        sides = [Side(folder / name, market, parent, reference_h) for name in ("disturbed", "undisturbed")]
+    with small_disk(folder / "disturbed", mb), zygote() as parent, hook(200) as desk, hook(200) as other:
+        sides = [
+            Side(folder / name, market, parent, sink, reference_h)
+            for name, sink in (("disturbed", desk), ("undisturbed", other))
+        ]
         undisturbed(sides[1])
         disturbed(sides[0], seed)
         faults = [fault for check in checks for fault in check(*sides)]
@@ -421,6 +461,7 @@ def soak(
             "decisions": sides[1].lake.scan("decisions").select(pl.len()).collect().item(),
             "amendments": sides[0].lake.scan("amendments").select(pl.len()).collect().item(),
             "rows": sum(parcel.rows for parcels in market.parcels.values() for parcel in parcels),
+            "messages": len({letter["id"] for letter in desk.got}),
             "median_run_s": round(sorted(sides[0].seconds)[len(sides[0].seconds) // 2], 2),
             "seconds": round(time.perf_counter() - begun),
             "said": [text for side in sides for text in side.said][:3],

@@ -47,11 +47,13 @@ def _child(asked: dict[str, Any]) -> None:
 
 
 def _warm() -> None:
-    """What a run does once and is the same in all: the plans of features, and numba's registries."""
+    """What a run does once and is the same in all: Apprise's services, the plans of features, numba's registries."""
     from numba.core.registry import cpu_target
 
     from features.plans import plans
+    from pipelines.alerting.sinks import load
 
+    load()
     plans(60)
     cpu_target.typing_context.refresh()
     cpu_target.target_context.refresh()
