@@ -5,7 +5,8 @@ symbol and time, and runs each program in fresh processes, in alternating rounds
 peak memory. `scan` reads every column once and adds it up; `evaluate` is the whole job: threshold, events, episodes,
 alarm time, ranking, calibration, intervals. scikit-learn is given the bars of one symbol in memory and asked for
 average precision, ROC-AUC, Brier and log loss; `ours, the same` counts that slice and tells the same four, and both
-must agree. `--full` is a year of 200 symbols (105 M rows) beside a quarter of it: memory must not grow with rows.
+must agree. `--full` is a year of 200 symbols (105 M rows) beside a quarter of its days and a quarter of its symbols:
+one symbol is in memory at a time, so memory must not grow with symbols.
 """
 
 import argparse
@@ -151,7 +152,7 @@ def main() -> None:
     parser.add_argument("--symbols", type=int, default=SYMBOLS)
     parser.add_argument("--days", type=int, default=DAYS)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--full", action="store_true", help="a year beside a quarter of it, one round")
+    parser.add_argument("--full", action="store_true", help="a year beside quarters of it, one round")
     parser.add_argument("--program", nargs=3, metavar=("NAME", "SCORES", "EVENTS"), help="run one program once")
     given = parser.parse_args()
     if given.program:
@@ -159,10 +160,11 @@ def main() -> None:
         print(json.dumps(measured(name, Path(scores), Path(events))))
         return
     table = Table("rows", "program", "CPU s", "wall s", "M rows / CPU s", "x scan, CPU", "peak MB")
-    sizes = (FULL_DAYS // 4, FULL_DAYS) if given.full else (given.days, given.days * 4)
-    for place, days in enumerate(sizes):
+    symbols, days = given.symbols, given.days
+    year = ((symbols, FULL_DAYS // 4), (symbols // 4, FULL_DAYS), (symbols, FULL_DAYS))
+    for place, (width, length) in enumerate(year if given.full else ((symbols, days), (symbols * 4, days))):
         with tempfile.TemporaryDirectory(prefix="bench-evaluate-") as folder:
-            scores, events, rows = fill(Path(folder) / "venue", given.symbols, days)
+            scores, events, rows = fill(Path(folder) / "venue", width, length)
             found = in_rounds(scores, events, 1 if given.full or place else given.rounds)
         for name, took in found.items():
             ratio = took["cpu_s"] / found["scan"]["cpu_s"]
@@ -172,7 +174,7 @@ def main() -> None:
                 f"{rows / took['cpu_s'] / 1e6:.1f}",
                 f"{ratio:.1f}",
             ]
-            table.add_row(f"{rows:,}", name, *cells, f"{took['peak_mb']:.0f}")
+            table.add_row(f"{rows:,} = {width} x {length} d", name, *cells, f"{took['peak_mb']:.0f}")
     slice_rows = 365 * DAY_MIN
     for name, cpu_s in beside_sklearn(slice_rows, given.rounds).items():
         table.add_row(f"{slice_rows:,} (slice)", name, f"{cpu_s:.2f}", "", f"{slice_rows / cpu_s / 1e6:.1f}", "", "")
