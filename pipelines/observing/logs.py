@@ -4,13 +4,14 @@ What is bound (`run_id`, `venue`, `interval`, `token`) stands on every line unti
 the same way and through the same mask.
 """
 
+import io
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 
@@ -18,6 +19,19 @@ from pipelines.observing.secrets import hidden
 
 BOUND = ("run_id", "venue", "interval", "token")
 PUBLIC = frozenset({"token", "level", "timestamp"})  # the fencing token is a number that everybody may see
+
+
+class StandardError(io.TextIOBase):
+    """Standard error as it is when something is written: whoever redirects it for a while gets what is said then."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
 
 
 class Mask:
@@ -54,7 +68,7 @@ def configure_logs(
     stream: TextIO | None = None,
 ) -> None:
     """Logs go to `stream` (default standard error); `auto` is JSON unless that is a terminal."""
-    out = sys.stderr if stream is None else stream
+    out = cast(TextIO, StandardError()) if stream is None else stream
     as_json = form == "json" or (form == "auto" and not out.isatty())
     mask = Mask(secrets)
     shared: list[Any] = [

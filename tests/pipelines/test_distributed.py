@@ -152,7 +152,7 @@ print(text.count("Tree="))
 """
 
 
-@pytest.mark.parametrize("before", ["", "from pipelines.cli import _configure_logs\n_configure_logs()\n"])
+@pytest.mark.parametrize("before", ["", "from pipelines.observing.logs import configure_logs\nconfigure_logs()\n"])
 def test_a_plain_script_without_a_guard_prints_its_own_words_only(before: str) -> None:
     """As the command line does it, too: there a log goes to standard error, and workers would tell of themselves."""
     done = subprocess.run(

@@ -173,3 +173,17 @@ def test_a_traceback_is_masked_by_the_configuration_in_use(said: io.StringIO) ->
     assert SECRET not in traceback_text(ValueError(f"no {SECRET}"))
     assert "ValueError" in traceback_text(ValueError(SECRET))
     assert mask_in_use().secrets == {SECRET}
+
+
+def test_what_is_logged_after_standard_error_was_another_goes_to_the_one_of_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stream that was standard error for a while may be closed by now: a log must not raise into a run."""
+    before, now = io.StringIO(), io.StringIO()
+    monkeypatch.setattr("sys.stderr", before)
+    configure_logs("json")
+    monkeypatch.setattr("sys.stderr", now)
+    before.close()
+    structlog.get_logger().warning("still here")
+    logging.getLogger("some.library").warning("and here")
+    assert [json.loads(line)["event"] for line in now.getvalue().splitlines()] == ["still here", "and here"]
