@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.simulator.settings import DAY_S, Bools, Floats, VenueSettings, start_prices_usd, volatilities_day
+from models.simulator.settings import DAY_S, Bools, Floats, VenueSettings, ranks, start_prices_usd, volatilities_day
 
 REGIME_COMMON_SD = 0.2  # of the log volatility that all symbols share
 REGIME_OWN_SD = 0.1
@@ -67,7 +67,7 @@ def draw_shocks(settings: VenueSettings, steps: int, rng: np.random.Generator) -
     df = settings.tail_df
     tail = np.sqrt((df - 2) / rng.chisquare(df, (steps, 1)))
     size = rng.laplace(0.0, settings.jump_size, (steps, 1))
-    grown = settings.volatility_rank_growth ** np.arange(shape[1])
+    grown = settings.volatility_rank_growth ** ranks(shape[1])
     jump = grown * (JUMP_COMMON_SHARE * size + (1 - JUMP_COMMON_SHARE) * rng.laplace(0.0, settings.jump_size, shape))
     return Shocks(
         common=rng.standard_normal(steps),

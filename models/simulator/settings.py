@@ -18,6 +18,9 @@ Bools = npt.NDArray[np.bool_]
 
 DAY_S = 86_400
 HOUR_S = 3_600
+RANKS_DISTINCT = (
+    8  # five times the volatility of the first and a thirtieth of its depth; a wider venue has more of these
+)
 START_PRICES_USD = (60_000.0, 3_000.0, 150.0, 0.2, 25.0, 6.0)  # by rank of the symbol, repeated beyond
 
 # Upper notional in dollars and maintenance rate; the largest leverage is that at which initial is twice maintenance.
@@ -212,6 +215,15 @@ def with_profile(settings: VenueSettings, profile: Profile) -> VenueSettings:
     )
 
 
+def ranks(symbols: int) -> Floats:
+    """The rank by which each symbol differs from the first; from the last distinct one on they are alike.
+
+    >>> ranks(10).tolist()
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 7.0, 7.0]
+    """
+    return np.minimum(np.arange(symbols, dtype=np.float64), RANKS_DISTINCT - 1)
+
+
 def start_prices_usd(settings: VenueSettings) -> Floats:
     """Index prices at the start, by rank."""
     return np.resize(np.array(START_PRICES_USD), len(settings.symbols))
@@ -228,20 +240,20 @@ def tick_usd(price_usd: Floats) -> Floats:
 
 def volatilities_day(settings: VenueSettings) -> Floats:
     """Standard deviation of the daily log return of the index in an ordinary regime, by rank."""
-    growth = settings.volatility_rank_growth ** np.arange(len(settings.symbols), dtype=np.float64)
+    growth = settings.volatility_rank_growth ** ranks(len(settings.symbols))
     return np.asarray(settings.volatility_day * growth)
 
 
 def depths_100bps_usd(settings: VenueSettings) -> Floats:
     """Dollars that rest within 100 bps of the mid on one side in an ordinary regime, by rank."""
     first = settings.depth_account_100bps_usd * settings.accounts
-    return np.asarray(first * settings.depth_rank_share ** np.arange(len(settings.symbols), dtype=np.float64))
+    return np.asarray(first * settings.depth_rank_share ** ranks(len(settings.symbols)))
 
 
 def position_limits_usd(settings: VenueSettings) -> Floats:
     """The largest notional an account builds up in a symbol, by rank."""
     first = settings.position_limit_equities * settings.equity_median_usd * settings.accounts
-    return np.asarray(first * settings.depth_rank_share ** np.arange(len(settings.symbols)))
+    return np.asarray(first * settings.depth_rank_share ** ranks(len(settings.symbols)))
 
 
 def tiers_of_rank(rank: int) -> list[dict[str, float | None]]:

@@ -496,3 +496,16 @@ def test_one_symbol_one_account_and_long_steps_work() -> None:
         CANONICAL[table].validate(frame)
     assert tables["open_interest"].height == 60
     assert tables["funding"].height == 1
+
+
+def test_a_venue_of_two_hundred_symbols_runs_and_its_last_ones_are_alike() -> None:
+    """Ranks that went on for ever made the last symbols wilder than numbers can be."""
+    wide = VenueSettings(symbols=tuple(f"S{n:03}" for n in range(200)), accounts=50, step_s=60)
+    volatility = volatilities_day(wide)
+    assert volatility[199] == volatility[7] == pytest.approx(0.022 * 1.25**7)
+    tables = next(simulate(wide, 1, START, 1))
+    for table, frame in tables.items():
+        CANONICAL[table].validate(frame)
+    last = tables["marks"].filter(pl.col("symbol") == "S199")
+    assert last.height > 0
+    assert last["mark"].is_between(1, 10_000).all()
