@@ -31,8 +31,8 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## simulate a venue, train, score, guard and write the report
 	$(BIN)/cascadeguard demo
 
-test: $(READY) browser postgres ## run every test that can run here and say what was skipped
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q $(ARGS)
+test: $(READY) browser postgres ## run every test that can run here and say what was skipped; three at a time, for many wait for servers
+	$(BIN)/python -m pytest -n 3 --dist loadfile -q $(ARGS)
 
 cover: $(READY) browser postgres ## the same tests with the share of lines they reach; a fifth slower
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered -q $(ARGS)
