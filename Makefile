@@ -8,7 +8,7 @@ export MLFLOW_UV_AUTO_DETECT := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help setup demo test cover long check audit services format bench mutate clean browser postgres
+.PHONY: help setup demo test soak cover long check audit services format bench mutate clean browser postgres
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -32,7 +32,10 @@ demo: $(READY) ## simulate a venue, train, score, guard and write the report
 	$(BIN)/cascadeguard demo
 
 test: $(READY) browser postgres ## run every test that can run here and say what was skipped; three at a time, for many wait for servers
-	$(BIN)/python -m pytest -n 3 --dist loadfile -q $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile -q --ignore=tests/soak $(ARGS)
+
+soak: $(READY) ## a schedule with faults thrown in, against an undisturbed one: the short form of `python -m tests.soak.soak`
+	$(BIN)/python -m pytest tests/soak -q $(ARGS)
 
 cover: $(READY) browser postgres ## the same tests with the share of lines they reach; a fifth slower
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered -q $(ARGS)
