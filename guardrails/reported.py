@@ -43,7 +43,7 @@ def positions_fault(keys: pl.DataFrame, positions: pl.DataFrame | None, policy: 
     not publish positions.
     """
     if "positions" in policy.inputs.not_published:
-        return pl.Series("positions_fault", [None], pl.String).new_from_index(0, keys.height)
+        return pl.Series("positions_fault", [None] * keys.height, pl.String)
     snapshots, unsized = pl.DataFrame(schema=SNAPSHOTS), pl.DataFrame(schema=UNSIZED)
     if positions is not None and not positions.is_empty():
         legs = whole_snapshots(positions, keys["ts"].unique())
@@ -68,7 +68,7 @@ def collateral_fault(keys: pl.DataFrame, collateral: pl.DataFrame | None, policy
     not publish collateral.
     """
     if "collateral" in policy.inputs.not_published:
-        return pl.Series("collateral_fault", [None], pl.String).new_from_index(0, keys.height)
+        return pl.Series("collateral_fault", [None] * keys.height, pl.String)
     reports = pl.DataFrame(schema=REPORTS)
     if collateral is not None and not collateral.is_empty():
         sound = pl.col("amount").cast(pl.Float64, strict=False).is_finite().fill_null(False)

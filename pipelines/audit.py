@@ -22,6 +22,7 @@ from typing import Any
 import polars as pl
 
 from guardrails.audit import GENESIS, BrokenLogError, Seal, chain, walk
+from pipelines.durable import write_whole
 from pipelines.errors import InputError
 from pipelines.lake import Lake
 from pipelines.times import Interval
@@ -105,22 +106,11 @@ def _policy_path(lake: Lake, sha256: str) -> Path:
     return audit_path(lake).with_name("policies") / f"{sha256}.toml"
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all, and only return when it is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
 def keep_policy(lake: Lake, sha256: str, text: str) -> None:
     """Keep the text of a policy, once: the first that has this content."""
     path = _policy_path(lake, sha256)
     if not path.exists():
-        _replace(path, text)
+        write_whole(path, text)
 
 
 def kept_policy(lake: Lake, sha256: str) -> str | None:
@@ -218,7 +208,7 @@ def _write(path: Path, text: str) -> int:
 
 def _seal(lake: Lake, head: Head) -> None:
     told = {"entries": head.entries, "bytes": head.bytes, "sha256": head.sha256, "until": dict(head.until)}
-    _replace(_head_path(lake), json.dumps(told, sort_keys=True) + "\n")
+    write_whole(_head_path(lake), json.dumps(told, sort_keys=True) + "\n")
 
 
 def _cut_unsealed(lake: Lake, head: Head) -> int:

@@ -18,8 +18,8 @@ from pipelines.commands import (
     schedule,
     serve,
     start,
+    status,
     training,
-    watch,
 )
 from pipelines.errors import InputError
 from pipelines.observing.logs import configure_logs, mask_in_use, traceback_text
@@ -49,7 +49,7 @@ COMMANDS = (  # in the order data flows
             operate.guard,
             schedule.backfill,
             schedule.schedule,
-            watch.status,
+            status.status,
             operate.report,
             serve.serve,
             alerts.alerts,

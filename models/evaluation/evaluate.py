@@ -77,8 +77,8 @@ def evaluate(
     parts: Parts, events: pl.DataFrame, settings: Settings, coverage: pl.DataFrame | None = None
 ) -> Evaluation:
     """Judge a scorer. `parts` yields the rows of one symbol after another (`symbol, ts, score`, sorted by ts, and
-    optionally `available_at`); `events`: `symbol, onset, end` and
-    perhaps `severity`, which weighs what a hit is worth; `coverage`: `symbol, start, end`, by default every row.
+    optionally `available_at`); `events`: `symbol, onset, end` and perhaps `severity`, which weighs what a hit is worth;
+    `coverage`: `symbol, start, end`, by default every row.
 
     Events without a covered row in their warning time are not judged, and counted as `uncovered_events`.
     Raises ValueError where no row is judged, and where a threshold must be chosen and no row may choose it.

@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+import structlog
+
 from pipelines.alerting.alert import CRITICAL
 from pipelines.alerting.outbox import FAILED, PENDING, SENT, Letter, Outbox, opened, outbox_path
 from pipelines.alerting.plain import plain
 from pipelines.alerting.sinks import Outcome, configured, load, send
-from pipelines.config import AlertsConfig, SinkConfig
+from pipelines.config import AlertsConfig, Config, SinkConfig
 from pipelines.observing.secrets import hidden, values_of
+
+log = structlog.get_logger()
 
 GONE = "no sink of this name is in the settings any more"
 
@@ -75,6 +79,23 @@ def deliver(root: Path, settings: AlertsConfig, environment: Mapping[str, str], 
         if any(letter.sink in known for letter in due):
             _all_sinks(turn, due, done)
     return done
+
+
+def tried(root: Path, config: Config, environment: Mapping[str, str], now: datetime) -> list[str]:
+    """One round of deliveries; what went wrong, in words without secrets, each logged as well. Never raises."""
+    secrets = values_of(config, environment)
+    try:
+        done = deliver(root, config.alerts, environment, now)
+    except Exception as error:
+        why = hidden(" ".join(f"{type(error).__name__}: {error}".split())[:300], secrets)
+        log.error("alerts could not be delivered", error=why)
+        return [f"alerts could not be delivered: {why}"]
+    failed = {sink: hidden(why, secrets) for sink, why in sorted(done.failed.items())}
+    for sink, why in failed.items():
+        log.warning("a sink took no alert", sink=sink, error=why)
+    for title in done.expired:
+        log.error("an alert was given up: no sink took it in time", title=title)
+    return [*(f"sink {sink}: {why}" for sink, why in failed.items()), *(f"given up: {one}" for one in done.expired)]
 
 
 def _all_sinks(turn: Round, due: list[Letter], done: Delivered) -> None:

@@ -1,10 +1,10 @@
-"""One interval told: what the lake shows, what stood before, what that makes, and off it goes."""
+"""One interval recorded: what the lake shows, what stood before, and what that makes to be told."""
 
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import structlog
 
 from pipelines.alerting import seen
 from pipelines.alerting.alert import SEVERITIES, News, Standing
-from pipelines.alerting.deliver import Delivered, cry, deliver
+from pipelines.alerting.deliver import cry
 from pipelines.alerting.lifecycle import Step, advance, chosen
 from pipelines.alerting.message import Message, messages
 from pipelines.alerting.outbox import Outbox, opened, outbox_path
@@ -28,37 +28,22 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class AlertingSummary:
-    """What was told of an interval. `problems` are for people; none of them is a reason to stop a run."""
+    """What is to be told of an interval. `problems` are for people; none of them is a reason to stop a run."""
 
     venue: str
     interval: str
     news: dict[str, int] = field(default_factory=dict)  # event -> conditions
     standing: dict[str, int] = field(default_factory=dict)  # severity -> conditions
     recorded: int = 0  # messages
-    sent: int = 0
-    undelivered: int = 0  # messages that wait for another attempt
     problems: list[str] = field(default_factory=list)
-    failed_sinks: tuple[str, ...] = ()
 
 
-def alert_interval(lake: Lake, config: Config, venue: str, interval: Interval, now: datetime) -> AlertingSummary:
-    """Tell what is new of `interval`, and try again what could not be delivered. Never raises.
+def record_interval(lake: Lake, config: Config, venue: str, interval: Interval, now: datetime) -> AlertingSummary:
+    """Record what is new of `interval`; `pipelines.alerting.deliver.tried` sends it. Never raises.
 
     Call it once the interval was guarded; again for the same interval changes nothing. An interval that ends before
     the last one told is an amendment of the past: what it changed of the present shows in the newest interval.
     """
-    return _delivered(lake, config, record_interval(lake, config, venue, interval, now), now)
-
-
-def alert_failure(
-    lake: Lake, config: Config, venue: str, interval: Interval, *, error: str, now: datetime
-) -> AlertingSummary:
-    """Tell that the run over `interval` failed with `error`. Never raises. The next `alert_interval` ends it."""
-    return _delivered(lake, config, record_failure(lake, config, venue, interval, error=error, now=now), now)
-
-
-def record_interval(lake: Lake, config: Config, venue: str, interval: Interval, now: datetime) -> AlertingSummary:
-    """As `alert_interval`, but nothing is sent: for all but the last of several intervals that are caught up."""
     try:
         with _sound(lake.root) as box:
             return _record(lake, config, box, venue, interval, now=now)
@@ -69,7 +54,7 @@ def record_interval(lake: Lake, config: Config, venue: str, interval: Interval, 
 def record_failure(
     lake: Lake, config: Config, venue: str, interval: Interval, *, error: str, now: datetime
 ) -> AlertingSummary:
-    """As `alert_failure`, but nothing is sent."""
+    """Record that the run over `interval` failed with `error`; the next one that goes well ends it. Never raises."""
     said = hidden(error, values_of(config, os.environ))
     try:
         with _sound(lake.root) as box:
@@ -80,11 +65,6 @@ def record_failure(
             return _summary(venue, interval, step, new)
     except (Exception, pl.exceptions.PanicException) as fault:
         return _broken(config, venue, interval, fault, now)
-
-
-def deliver_recorded(lake: Lake, config: Config, now: datetime) -> AlertingSummary:
-    """Try what the outbox holds, of whatever run it is. Never raises."""
-    return _delivered(lake, config, AlertingSummary("", ""), now)
 
 
 # --- recording
@@ -168,42 +148,8 @@ def _broken(config: Config, venue: str, interval: Interval, error: BaseException
     """Nothing could be recorded. To say nothing would be worse than to say it twice: every sink hears of that."""
     why = hidden(" ".join(f"{type(error).__name__}: {error}".split())[:300], values_of(config, os.environ))
     log.error("alerts could not be recorded", venue=venue, interval=str(interval), error=why)
-    failed = cry(config.alerts, os.environ, f"alerts of {venue} could not be recorded", f"{why}, at {interval}", now)
-    return AlertingSummary(
-        venue, str(interval), problems=[f"alerts could not be recorded: {why}"], failed_sinks=tuple(failed)
-    )
-
-
-def _delivered(lake: Lake, config: Config, recorded: AlertingSummary, now: datetime) -> AlertingSummary:
-    """`recorded` with what one round of deliveries came to."""
-    try:
-        done = deliver(lake.root, config.alerts, os.environ, now)
-        with opened(lake.root) as box:
-            waiting = len(box.open_letters())
-    except (Exception, pl.exceptions.PanicException) as error:
-        why = hidden(" ".join(f"{type(error).__name__}: {error}".split())[:300], values_of(config, os.environ))
-        log.error("alerts could not be delivered", venue=recorded.venue, error=why)
-        return replace(recorded, problems=[*recorded.problems, f"alerts could not be delivered: {why}"])
-    problems = _told(done, values_of(config, os.environ))
-    return replace(
-        recorded,
-        sent=done.sent,
-        undelivered=waiting,
-        problems=[*recorded.problems, *problems],
-        failed_sinks=tuple(sorted(done.failed)),
-    )
-
-
-def _told(done: Delivered, secrets: frozenset[str]) -> list[str]:
-    """What went wrong, in words; each is logged as well."""
-    said = []
-    for sink, why in sorted(done.failed.items()):
-        log.warning("a sink took no alert", sink=sink, error=hidden(why, secrets))
-        said.append(f"sink {sink}: {hidden(why, secrets)}")
-    for title in done.expired:
-        log.error("an alert was given up: no sink took it in time", title=title)
-        said.append(f"given up: {title}")
-    return said
+    cry(config.alerts, os.environ, f"alerts of {venue} could not be recorded", f"{why}, at {interval}", now)
+    return AlertingSummary(venue, str(interval), problems=[f"alerts could not be recorded: {why}"])
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """What scheduled runs call when they are done: every outcome is recorded in its order, then there is one delivery."""
 
+import os
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Protocol
 
-from pipelines.alerting.interval import AlertingSummary, deliver_recorded, record_failure, record_interval
+from pipelines.alerting.deliver import tried
+from pipelines.alerting.interval import AlertingSummary, record_failure, record_interval
 from pipelines.config import Config
 from pipelines.lake import Lake
 from pipelines.times import Interval
@@ -37,7 +39,7 @@ def alert_outcomes(lake: Lake, config: Config, outcomes: Iterable[Done], now: da
     """
     told = [_recorded(lake, config, one, now) for one in outcomes]
     problems = [problem for one in told for problem in one.problems]
-    return list(dict.fromkeys([*problems, *deliver_recorded(lake, config, now).problems]))
+    return list(dict.fromkeys([*problems, *tried(lake.root, config, os.environ, now)]))
 
 
 def _recorded(lake: Lake, config: Config, one: Done, now: datetime) -> AlertingSummary:

@@ -99,10 +99,9 @@ def _try_again(root: Path, config: Config, now: datetime) -> Sequence[str]:
 
     if not outbox_path(root).exists():
         return ()
-    from pipelines.alerting.deliver import deliver
+    from pipelines.alerting.deliver import tried
 
-    failed = deliver(root, config.alerts, os.environ, now).failed
-    return [f"sink {sink}: {why}" for sink, why in sorted(failed.items())]
+    return tried(root, config, os.environ, now)
 
 
 def backfill(

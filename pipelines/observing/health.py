@@ -5,7 +5,6 @@ later `status` judges what is kept instead of reading the lake again: the answer
 """
 
 import json
-import os
 import textwrap
 from dataclasses import asdict
 from datetime import datetime
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.alerting.plain import name, plain
+from pipelines.durable import write_whole
 from pipelines.observing.state import OK, Facts, Snapshot, Tripped, VenueFacts, length, versions_of
 from pipelines.reporting import words
 
@@ -23,20 +23,6 @@ FORM = 1  # of what is kept; another one is not read
 
 def health_path(root: Path) -> Path:
     return root / "health.json"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write beside and move into place, and only return when it is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def as_json(found: Snapshot) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Structured logs: for people on a terminal, a JSON object a line where none looks on; secrets never in either.
 
-What is bound (`run_id`, `venue`, `interval`, `token`) stands on every line until it is unbound. Logs of libraries go
-the same way and through the same mask.
+What is bound (of an attempt `venue`, `interval`, `token`) stands on every line until it is unbound. Logs of libraries
+go the same way and through the same mask.
 """
 
 import io
@@ -17,7 +17,6 @@ import structlog
 
 from pipelines.observing.secrets import hidden
 
-BOUND = ("run_id", "venue", "interval", "token")
 PUBLIC = frozenset({"token", "level", "timestamp"})  # the fencing token is a number that everybody may see
 
 

@@ -17,8 +17,8 @@ from prometheus_client.registry import Collector
 
 from guardrails.ladder import ACTIONS
 from pipelines.config import ObserveConfig
+from pipelines.durable import write_whole
 from pipelines.observing.bounded import in_time
-from pipelines.observing.health import write_whole
 from pipelines.observing.secrets import hidden, values_of
 from pipelines.observing.state import LATE, OK, Snapshot, VenueFacts
 

@@ -157,9 +157,8 @@ class _Run:
 
         lake = Lake(root, self.lease.check)
         killed = settle_killed(lake, self.now)
-        polled = self._guarded(self._polled, lake)
-        taken = take_new(lake, self.config, self.say)
-        notes = [*polled, *taken.notes]
+        taken = self._polled(lake).plus(take_new(lake, self.config, self.say))
+        notes = [*taken.notes]
         if killed is not None:
             notes.append(f"the run before was killed at {killed.span} of {killed.venue}: it is done again")
         venues, outcomes = [], []
@@ -172,14 +171,25 @@ class _Run:
         counts = taken.files, taken.rows_accepted, taken.rows_quarantined
         return RunSummary(show_time(self.now), self.lease.token, None, *counts, tuple(notes), tuple(venues))
 
-    def _polled(self, lake: "Lake") -> list[str]:
-        """Ask the venues of `[[polls]]`; what they answered is in the lake then. One line a venue, and its notes."""
+    def _polled(self, lake: "Lake") -> Intake:
+        """Ask the venues of `[[polls]]`; what they answered is in the lake then, what went wrong is a note."""
         if not self.config.polls:
-            return []
+            return Intake()
         from pipelines.poll import poll
         from pipelines.polling.clock import real_clock
 
-        return poll(lake, self.config, clock=real_clock(self.now), progress=self.say).sentence().splitlines()
+        try:
+            asked = poll(lake, self.config, clock=real_clock(self.now), progress=self.say).venues
+        except LeaseLostError:
+            raise
+        except Exception as error:
+            return Intake(notes=(f"no venue was polled ({type(error).__name__}: {error})",))
+        return Intake(
+            sum(one.capture is not None for one in asked),
+            sum(one.rows_accepted for one in asked),
+            sum(one.rows_quarantined for one in asked),
+            tuple(f"{one.venue}: {note}" for one in asked for note in one.notes),
+        )
 
     @staticmethod
     def _venues(lake: "Lake", venue: str | None) -> list[str]:

@@ -20,7 +20,6 @@ from pipelines.operating.lease import LeaseLostError, schedule_folder, write_jso
 from pipelines.progress import Say, silent
 
 if TYPE_CHECKING:
-    from pipelines.ingest import IngestSummary
     from pipelines.lake import Lake
 
 TAKEN, REFUSED = "taken", "refused"
@@ -46,12 +45,25 @@ class Seen:
 
 @dataclass(frozen=True)
 class Intake:
-    """What one look at the sources came to."""
+    """What one look at files, or at venues, came to."""
 
     files: int = 0
     rows_accepted: int = 0
     rows_quarantined: int = 0
     notes: tuple[str, ...] = ()
+
+    def plus(self, other: "Intake") -> "Intake":
+        """Both together.
+
+        >>> Intake(1, 20, 3, ("a",)).plus(Intake(notes=("b",)))
+        Intake(files=1, rows_accepted=20, rows_quarantined=3, notes=('a', 'b'))
+        """
+        return Intake(
+            self.files + other.files,
+            self.rows_accepted + other.rows_accepted,
+            self.rows_quarantined + other.rows_quarantined,
+            (*self.notes, *other.notes),
+        )
 
 
 def source_key(source: SourceConfig) -> str:
@@ -104,9 +116,10 @@ def take_new(lake: "Lake", config: Config, say: Say = silent) -> Intake:
         new = [file for file in files if ledger.get(file.key, {}).get("stamp") != file.stamp]
         kept |= {file.key: ledger[file.key] for file in files if file not in new}
         if not files:
-            found = _noted(found, f"no file of {source.adapter} at {', '.join(source.paths)}")
+            found = found.plus(Intake(notes=(f"no file of {source.adapter} at {', '.join(source.paths)}",)))
         if new:
-            found, became = _taken(lake, config, source, new, found, say=say)
+            taken, became = _taken(lake, config, source, new, say=say)
+            found = found.plus(taken)
             kept |= {file.key: {"stamp": file.stamp, "became": word} for file, word in became}
     if kept != ledger:
         write_json(schedule_folder(lake.root) / "files.json", kept)
@@ -114,7 +127,7 @@ def take_new(lake: "Lake", config: Config, say: Say = silent) -> Intake:
 
 
 def _taken(
-    lake: "Lake", config: Config, source: SourceConfig, files: Sequence[Seen], so_far: Intake, *, say: Say
+    lake: "Lake", config: Config, source: SourceConfig, files: Sequence[Seen], *, say: Say
 ) -> tuple[Intake, list[tuple[Seen, str]]]:
     """What the files come to, and what became of each; nothing became of them where the machine failed, not they."""
     from pipelines.ingest import Choice, ingest_sound
@@ -123,25 +136,13 @@ def _taken(
     try:
         done, faults = ingest_sound(source.adapter, [file.path for file in files], lake, config, choice, progress=say)
     except InputError as error:  # the source itself is wrong: its adapter, its mapping, an instruments file
-        return _noted(so_far, f"source {source.adapter}: {error}"), []
+        return Intake(notes=(f"source {source.adapter}: {error}",)), []
     except LeaseLostError:
         raise
     except Exception as error:  # a full disk, a stalled server: the next run tries again
         why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return _noted(so_far, f"source {source.adapter}: {len(files)} files not taken whole ({why})"), []
+        return Intake(notes=(f"source {source.adapter}: {len(files)} files not taken whole ({why})",)), []
     sound = {report.path for report in done.per_file} | {*done.skipped, *done.ignored}
     notes = tuple(f"source {source.adapter}: {fault}; it is tried again when the file changes" for fault in faults)
-    return _added(so_far, done, notes), [(file, TAKEN if str(file.path) in sound else REFUSED) for file in files]
-
-
-def _added(intake: Intake, done: "IngestSummary", notes: tuple[str, ...]) -> Intake:
-    return Intake(
-        intake.files + done.files,
-        intake.rows_accepted + done.rows_accepted,
-        intake.rows_quarantined + done.rows_quarantined,
-        (*intake.notes, *notes),
-    )
-
-
-def _noted(intake: Intake, note: str) -> Intake:
-    return Intake(intake.files, intake.rows_accepted, intake.rows_quarantined, (*intake.notes, note))
+    intake = Intake(done.files, done.rows_accepted, done.rows_quarantined, notes)
+    return intake, [(file, TAKEN if str(file.path) in sound else REFUSED) for file in files]

@@ -8,7 +8,6 @@ The state is a convenience: without it everything is read again from the capture
 
 import fcntl
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pipelines.durable import write_whole
 from pipelines.polling.trades import Cursor, Trade, moved
 
 Line = dict[str, Any]
@@ -53,22 +53,6 @@ def fresh_name(folder: Path, now: datetime) -> str:
 def names(folder: Path) -> list[str]:
     """Every capture below `folder`, oldest first."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.jsonl"))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write beside, sync, replace: the file is there whole or not at all, also after a loss of power."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def encoded(line: Line) -> str:

@@ -1,11 +1,7 @@
 """Two scorers on the same rows and events, as one self-contained HTML page: the differences first, then both."""
 
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from plotly.offline import get_plotlyjs
 
 from models.bootstrap import Difference
 from models.evaluation.alarms import MISS
@@ -14,9 +10,18 @@ from pipelines.evaluating.paired import FIGURES, Paired
 from pipelines.evaluating.run import span_words, verdict
 from pipelines.reporting import evaluation_figures as draw
 from pipelines.reporting import words
-from pipelines.reporting.evaluation_page import RECALLS, TAUS, between, lead_rows, legend_of, main_row, number, share
+from pipelines.reporting.evaluation_page import (
+    RECALLS,
+    TAUS,
+    between,
+    lead_rows,
+    legend_of,
+    main_row,
+    number,
+    rendered,
+    share,
+)
 from pipelines.reporting.evaluation_page import assumed as assumptions
-from pipelines.reporting.page import dated, json_for_html, script_hash
 from pipelines.reporting.timeline import Figure
 
 LISTED_MAX = 200
@@ -96,16 +101,9 @@ def render_compare(found: Paired) -> str:
     plots = [
         {"title": title, "caption": caption, "height": height} for title, caption, figure, height in drawn if figure
     ]
-    folder = resources.files("pipelines").joinpath("templates")
-    style, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "evaluation.js"))
-    plotly = get_plotlyjs()
-    environment = Environment(
-        loader=PackageLoader("pipelines"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["dated"] = dated
     days, minutes = found.a.days.to_list(), list(found.a.found["lead_time_min"]["survival"])
-    return environment.get_template("compare.html.j2").render(
+    return rendered(
+        "compare.html.j2", figures,
         names=found.names, kind=decided(found), headline=found.headline(),
         period=f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}", verdicts=[verdict(*item) for item in
         ((name, one.found) for name, one in scorers.items())], differences=_difference_rows(found),
@@ -120,6 +118,4 @@ def render_compare(found: Paired) -> str:
         legend=legend_of(list(scorers)), assumed=assumptions(found.settings.costs),
         confidence=f"{found.settings.confidence:.0%}", replicates=found.settings.replicates,
         notes=[*dict.fromkeys((*found.a.warnings, *found.b.warnings)), *span_words(found.settings)],
-        style=style, script=script, plotly=plotly, figures=json_for_html(figures),
-        script_sources=" ".join(script_hash(text) for text in (plotly, script)),
     )  # fmt: skip

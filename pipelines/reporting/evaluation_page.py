@@ -455,13 +455,8 @@ def _health(seen: Seen | None) -> list[Row]:
     ]  # fmt: skip
 
 
-def render_evaluation(judged: Judged, source: Source) -> str:
-    """The page as text. `source` is what was judged: its scores tell the peaks, its lake, if any, the reasons."""
-    found = moments(judged.of, source.columns[judged.name], source.events, judged.settings)
-    witness = source.witness
-    seen = None if witness is None else Seen(witness.reasons(found.looked_at()), witness.health(), witness.interval)
-    values = views(judged, found, seen)
-    figures = values.pop("figures")
+def rendered(template: str, figures: list[Any], **values: Any) -> str:
+    """A page with plots as text: style, scripts and plotly stand in it, and only those scripts may run."""
     folder = resources.files("pipelines").joinpath("templates")
     style, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "evaluation.js"))
     plotly = get_plotlyjs()
@@ -470,7 +465,16 @@ def render_evaluation(judged: Judged, source: Source) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["dated"] = dated
-    return environment.get_template("evaluation.html.j2").render(
+    return environment.get_template(template).render(
         **values, style=style, script=script, plotly=plotly, figures=json_for_html(figures),
         script_sources=" ".join(script_hash(text) for text in (plotly, script)),
     )  # fmt: skip
+
+
+def render_evaluation(judged: Judged, source: Source) -> str:
+    """The page as text. `source` is what was judged: its scores tell the peaks, its lake, if any, the reasons."""
+    found = moments(judged.of, source.columns[judged.name], source.events, judged.settings)
+    witness = source.witness
+    seen = None if witness is None else Seen(witness.reasons(found.looked_at()), witness.health(), witness.interval)
+    values = views(judged, found, seen)
+    return rendered("evaluation.html.j2", values.pop("figures"), **values)

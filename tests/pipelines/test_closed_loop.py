@@ -103,7 +103,7 @@ def test_a_policy_without_a_rule_differs_in_that_rule_alone_and_is_one_that_may_
             assert "low" not in bounds or "many" in bounds or bounds["low"] <= value <= bounds["high"], spec.name
 
 
-def test_a_day_without_the_throttle_is_simulated_although_it_never_opens() -> None:
+def test_caps_and_the_throttle_bind_without_opening() -> None:
     bound = [rule for rule in LEFT if loop._always_binds(rule)]
     assert bound == ["leverage_cap", "exposure_cap", "throttle"]
 

@@ -1,4 +1,4 @@
-"""A short soak with faults thick on the ground: the long one is run by hand (`python -m tests.soak.soak`)."""
+"""A short soak with faults thick on the ground, `make soak`: the long one is `python -m tests.soak.soak`."""
 
 from pathlib import Path
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.alerting.deliver import Delivered, cry, deliver
-from pipelines.alerting.interval import alert_interval
+from pipelines.alerting.deliver import Delivered, cry, deliver, tried
+from pipelines.alerting.interval import record_interval
 from pipelines.alerting.outbox import FAILED, PENDING, UNCLEAR, opened
 from pipelines.alerting.outcomes import alert_outcomes
+from pipelines.alerting.sinks import Outcome
 from pipelines.config import AlertsConfig, Config, SinkConfig
 from tests.pipelines.alerting.letters import KEY, at, made, stands
 from tests.pipelines.alerting.worlds import VENUE, Market, decision, hook, mail, settings
@@ -138,10 +139,8 @@ def test_what_piled_up_while_a_sink_was_down_arrives_as_what_is_still_true(tmp_p
     spans += [market.guarded(60, 65)]
     with hook(503) as desk:
         for told in spans:
-            alert = {"DESK_URL": desk.url}
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("DESK_URL", alert["DESK_URL"])
-                alert_interval(market.lake, desk_settings, VENUE, told, told.end)
+            record_interval(market.lake, desk_settings, VENUE, told, told.end)
+            tried(tmp_path, desk_settings, {"DESK_URL": desk.url}, told.end)
         desk.answers[:] = [200]
         desk.got.clear()
         done = deliver(tmp_path, desk_settings.alerts, {"DESK_URL": desk.url}, at(200))
@@ -292,3 +291,17 @@ def test_a_catch_up_is_recorded_in_its_order_and_delivered_once(
 
 def test_what_a_round_came_to_can_be_told_as_json(tmp_path: Path) -> None:
     assert json.dumps(vars(round_of(tmp_path))) == json.dumps(vars(Delivered()))
+
+
+def test_what_a_round_says_went_wrong_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words of a run that found nothing else to do are printed as they are."""
+    recorded(tmp_path, 10)
+
+    def refused(_: object, url: str, *__: object) -> Outcome:
+        return Outcome(FAILED, f"cannot reach {url}")
+
+    monkeypatch.setattr("pipelines.alerting.deliver.send", refused)
+    secret = {"DESK_URL": "json://127.0.0.1:1/s3cret-path-of-ours"}
+    (said,) = tried(tmp_path, settings(tmp_path, DESK), secret, at(12))
+    assert said.startswith("sink desk: cannot reach ")
+    assert "s3cret" not in said

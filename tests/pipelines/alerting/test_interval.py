@@ -1,5 +1,7 @@
-"""One interval told: from the lake to the outbox, again without a second alert, and never in the way of a run."""
+"""One interval told: import os
+from the lake to the outbox, again without a second alert, and never in the way of a run."""
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from pipelines.alerting.interval import alert_interval, record_failure, record_interval
+from pipelines.alerting.deliver import tried
+from pipelines.alerting.interval import record_failure, record_interval
 from pipelines.alerting.listing import listed
 from pipelines.alerting.outbox import opened, outbox_path
 from pipelines.config import Config, SinkConfig
@@ -168,7 +171,8 @@ def test_nothing_that_is_broken_stops_a_run(market: Market, config: Config, dama
     else:
         outbox_path(market.root).parent.write_text("a file where a folder should be")
     with capture_logs() as logged:
-        found = alert_interval(market.lake, config, VENUE, told, at(17))
+        found = record_interval(market.lake, config, VENUE, told, at(17))
+        tried(market.root, config, os.environ, at(17))
     said = " ".join(str(line["event"]) for line in logged)
     if damage == "outbox":
         assert found.news == {"opened": 1}  # told anew: better twice than not

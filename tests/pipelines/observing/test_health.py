@@ -1,6 +1,7 @@
 """How the runs stand: late, failing or well, on a terminal, as JSON, at once."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -99,12 +100,12 @@ def test_alerts_that_do_not_get_out_are_a_failure(market: Market, monkeypatch: p
     ran(market.lake, run_row(5, 10))
     record_interval(market.lake, config, VENUE, told, at(11))
     assert seen(market, at(12), config).state == OK  # recorded, and not tried yet
-    from pipelines.alerting.interval import deliver_recorded
+    from pipelines.alerting.deliver import tried
 
-    deliver_recorded(market.lake, config, at(12))
+    tried(market.root, config, os.environ, at(12))
     found = seen(market, at(13), config)
     assert found.reasons == ("sink desk takes no alerts: the environment variable UNSET_URL is empty",)
-    deliver_recorded(market.lake, config, days(1.1))
+    tried(market.root, config, os.environ, days(1.1))
     gone = snapshot(market.root, look(market.lake, at(10)), config, days(1.2))
     assert "sink desk: 1 alerts given up in 24 h" in gone.reasons
 

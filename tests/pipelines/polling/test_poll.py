@@ -16,6 +16,7 @@ from pipelines.config import Config, PollConfig
 from pipelines.errors import InputError
 from pipelines.ingest import ingest
 from pipelines.lake import Lake
+from pipelines.operating.run import run_once
 from pipelines.poll import PollSummary, VenuePoll, poll
 from pipelines.polling.captures import STATE, folder_of, names, only_one
 from tests.pipelines.polling.hands import T0, Hands
@@ -363,6 +364,7 @@ import ccxt
 import pipelines.poll as step
 from pipelines.config import Config, PollConfig
 from pipelines.lake import Lake
+from pipelines.operating.run import run_once
 from pipelines.polling.clock import real_clock
 
 def die(*_, **__):
@@ -591,3 +593,24 @@ def test_without_ccxt_the_command_says_how_to_install_it(
     assert (code, err.count("\n")) == (2, 1)
     assert "ccxt is not installed" in err
     assert "pip install 'cascadeguard[poll]'" in err
+
+
+# --- in a schedule ---------------------------------------------------------------------------------------------------
+
+
+def test_a_scheduled_run_counts_the_rows_that_venues_answered(binance: Rest, hands: Hands, tmp_path: Path) -> None:
+    config = Config(polls=(settings(binance),))
+    found = run_once(tmp_path, config, hands.now, wall=hands.now)
+    held = sum(len(rows(tmp_path, table, "ts")) for table in TABLES)
+    (row,) = Lake(tmp_path).scan("runs").collect().to_dicts()
+    assert (found.files, found.rows_accepted, found.failed) == (1, held, False)
+    assert (row["state"], row["rows_ingested"]) == ("ok", held)
+    assert held > 5  # at least the trades
+
+
+def test_a_venue_that_cannot_be_asked_costs_a_scheduled_run_a_note(hands: Hands, tmp_path: Path) -> None:
+    lost = run_once(tmp_path, Config(polls=(settings(no_port()),)), hands.now, wall=hands.now)
+    assert not lost.failed
+    assert any(note.startswith("binance-usdm: ") and "host unreachable" in note for note in lost.notes)
+    unknown = Config(polls=(settings("http://127.0.0.1:1").model_copy(update={"exchange": "nowhere"}),))
+    assert run_once(tmp_path, unknown, hands.now, wall=hands.now).notes[0].startswith("no venue was polled (")

@@ -1,4 +1,4 @@
-"""Commands that say how the scheduled runs stand."""
+"""The command that says how the scheduled runs stand."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
