@@ -51,13 +51,15 @@ def _moved(window: int, sigmas: float, step: Step) -> pl.Expr:
 
 def _flags(bars: pl.DataFrame, label: str, severity_pct: pl.Expr, fall_pct: float, moved: pl.Expr) -> pl.DataFrame:
     """One row per bar: flag = severity >= fall_pct and moved; null where an unknown one of them decides."""
-    columns = {"label": pl.lit(label), "severity": severity_pct, "moved": moved}
+    return _told(bars, label, severity_pct, (finite(severity_pct) >= fall_pct) & moved)
+
+
+def _told(bars: pl.DataFrame, label: str, severity_pct: pl.Expr, flag: pl.Expr) -> pl.DataFrame:
+    """One row per bar: `severity_pct` and `flag` of every symbol on its own, read from what is usable."""
+    columns = {"label": pl.lit(label), "flag": flag, "severity": finite(severity_pct)}
     clean = usable(bars.sort("symbol", "ts")).partition_by("symbol", maintain_order=True)
     rows = [part.select("venue", "symbol", "ts", **columns) for part in clean]
-    empty = pl.DataFrame(schema={**FLAG_SCHEMA, "moved": pl.Boolean}).drop("flag")
-    found = pl.concat([empty.select("venue", "symbol", "ts", *columns), *rows])
-    flag = (pl.col("severity") >= fall_pct) & pl.col("moved")
-    return found.with_columns(finite(pl.col("severity"))).with_columns(flag.alias("flag")).select(FLAG_SCHEMA.names())
+    return pl.concat([pl.DataFrame(schema=FLAG_SCHEMA), *rows])
 
 
 def _checked(fall_pct: float, window_min: int, sigmas: float, step: Step) -> int:
@@ -136,15 +138,75 @@ def move(
     return _flags(bars, "move", 100 * log_return(window).abs(), fall_pct, _moved(window, sigmas, step))
 
 
+def liq_burst(
+    bars: pl.DataFrame, quantile: float = 0.99, floor_usd: float = 250_000.0, window_min: int = 30, *, bar_s: int = 60
+) -> pl.DataFrame:
+    """More is liquidated than usual, and not little: for liquidation feeds that tell a part of it.
+
+        forced[t]   = USD liquidated in (t - window_min, t]
+        usual[t]    = `quantile` of forced over the SIGMA_MIN minutes up to t - window_min
+        severity[t] = 100 * forced[t] / max(usual[t], floor_usd)
+        flag[t]     = forced[t] > usual[t] and forced[t] >= floor_usd
+
+    Shape as `oi_flush`; `flag` is null where liquidations are missing, and where SIGMA_FULL of the bars before the
+    window lack them. Raises ValueError for a quantile outside (0, 1), a floor of 0 or less, or a window as there.
+    """
+    step = Step(bar_s)
+    window, before = checked("window_min", step.bars(window_min)), step.bars(SIGMA_MIN)
+    if not 0 < quantile < 1:
+        raise ValueError(f"quantile must lie between 0 and 1, was {quantile}")
+    if not floor_usd > 0:
+        raise ValueError(f"floor_usd must be above 0, was {floor_usd}")
+    forced = (pl.col("liq_long_usd") + pl.col("liq_short_usd")).cast(pl.Float64).rolling_sum(window)
+    least = math.ceil(SIGMA_FULL * before)
+    usual = forced.rolling_quantile(quantile, window_size=before, min_samples=least).shift(window)
+    share = 100 * forced / pl.max_horizontal(usual, floor_usd)
+    return _flags(bars, "liq_burst", share, 100.0, forced > usual)
+
+
+def adl(bars: pl.DataFrame, fall_pct: float = 2.0, window_min: int = 30, *, bar_s: int = 60) -> pl.DataFrame:
+    """Positions of the winning side were closed, or the insurance fund was drawn upon: what a venue knows for sure.
+
+    `bars` carry two columns more: `adl_usd`, dollars deleveraged in the bar, and `fund_usd`, what the insurance fund
+    held at its end; null where that is not told.
+
+        deleveraged[t] = 100 * USD deleveraged in (t - window_min, t] / oi_usd[t - window_min]
+        drawn[t]       = 100 * (1 - fund_usd[t] / max(fund_usd over [t - window_min, t])) where something of the symbol
+                         was liquidated in the window, else 0
+        severity[t]    = the larger of the two that are known
+        flag[t]        = deleveraged[t] > 0 or drawn[t] >= fall_pct
+
+    Shape as `oi_flush`; `flag` is null where a bar of the window does not tell of deleveraging and neither the others
+    nor the fund decide. A fund that is not told was not drawn upon. Open interest below FLOW_FLOOR_USD, or unknown,
+    counts as that.
+    Raises ValueError for `fall_pct` <= 0, a window as there, and bars without the two columns.
+    """
+    step = Step(bar_s)
+    window = _checked(fall_pct, window_min, 0.0, step)
+    if lacking := {"adl_usd", "fund_usd"} - set(bars.columns):
+        raise ValueError(f"bars must carry {' and '.join(sorted(lacking))}")
+    closed = finite(pl.col("adl_usd").cast(pl.Float64))
+    known = closed.rolling_sum(window, min_samples=1)
+    deleveraged = pl.when(known > 0).then(True).when(closed.rolling_sum(window).is_not_null()).then(False)
+    fund = finite(pl.col("fund_usd").cast(pl.Float64))
+    held = pl.col("oi_usd").shift(window).fill_null(FLOW_FLOOR_USD).clip(lower_bound=FLOW_FLOOR_USD)
+    forced = (pl.col("liq_long_usd") + pl.col("liq_short_usd")).rolling_sum(window) > 0
+    drawn = pl.when(forced).then(finite(100 * (1 - fund / fund.rolling_max(window + 1)))).otherwise(0.0)
+    worst = pl.max_horizontal(100 * known / held, drawn)
+    return _told(bars, "adl", worst, deleveraged | (drawn >= fall_pct).fill_null(False))
+
+
 LABELS: dict[str, Callable[..., pl.DataFrame]] = {
     "oi_flush": oi_flush,
     "liq_share": liq_share,
+    "liq_burst": liq_burst,
+    "adl": adl,
     "drawdown": drawdown,
     "move": move,
 }
 
 # Raised when the same bars and parameters give other flags or other events: figures of two versions do not compare.
-VERSIONS: dict[str, int] = {"oi_flush": 1, "liq_share": 1, "drawdown": 1, "move": 1}
+VERSIONS: dict[str, int] = {"oi_flush": 1, "liq_share": 1, "liq_burst": 1, "adl": 1, "drawdown": 1, "move": 1}
 
 
 def events(flags: pl.DataFrame, refractory_min: int = 240) -> pl.DataFrame:

@@ -105,12 +105,15 @@ class GateConfig(Section):
 class LabelConfig(Section):
     """The cascade label (see the label registry)."""
 
-    name: str = Field("oi_flush", pattern="^(oi_flush|liq_share)$")
+    name: str = Field("oi_flush", pattern="^(oi_flush|liq_share|liq_burst|adl)$")
     fall_pct: float = Field(
-        2.0, gt=0, lt=100, description="fall of open interest, or liquidated share of it, in percent"
+        2.0, gt=0, lt=100, description="fall of open interest, liquidated share of it, or of the fund, in percent"
     )
     window_min: int = Field(30, ge=1, le=1440)
     sigmas: float = Field(4.0, ge=0)
+    quantile: float = Field(0.99, gt=0, lt=1, description="liq_burst: of what is liquidated in a window, over a day")
+    floor_usd: float = Field(250_000.0, gt=0, description="liq_burst: less in a window is none")
+    fund_account: str = Field("insurance_fund", min_length=1, description="adl: whose collateral the fund is")
     refractory_min: int = Field(240, ge=1)
 
 

@@ -1,5 +1,6 @@
 """Step `labels`: bars -> the cascades of the past, by the label of the settings."""
 
+import inspect
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import polars as pl
 
 from features.labels import LABELS, VERSIONS, events
-from pipelines.config import Config
+from pipelines.config import Config, LabelConfig
 from pipelines.errors import InputError
 from pipelines.lake import Lake
 from pipelines.matrix import LOOKBACK
 from pipelines.times import Interval
+from pipelines.venue_truth import with_truth
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,22 @@ def labelled_by(config: Config, label: str | None) -> Config:
     return config.model_copy(update={"label": config.label.model_copy(update={"name": label})})
 
 
+def parameters(chosen: LabelConfig) -> dict[str, Any]:
+    """The settings that the chosen label reads, by name."""
+    asked = inspect.signature(LABELS[chosen.name]).parameters
+    return {name: value for name, value in chosen.model_dump().items() if name in asked}
+
+
 def label_flags(lake: Lake, venue: str, interval: Interval, config: Config) -> pl.DataFrame:
     """The label's flag for every bar of `interval`; null where it cannot tell. Needs bars."""
-    chosen = config.label
+    chosen, bar_s = config.label, config.bars.interval_s
     bars = lake.scan("bars", venue, interval.start - LOOKBACK, interval.end).collect()
     if bars.is_empty():
         raise InputError("no bars to label", where=f"{venue} {interval}", mend="run `cascadeguard features` first")
-    label, bar_s = LABELS[chosen.name], config.bars.interval_s
+    if chosen.name == "adl":
+        bars = with_truth(bars, lake, venue, bar_s=bar_s, fund_account=chosen.fund_account)
     try:
-        flags = label(bars, chosen.fall_pct, chosen.window_min, chosen.sigmas, bar_s=bar_s)
+        flags = LABELS[chosen.name](bars, **parameters(chosen), bar_s=bar_s)
     except ValueError as error:
         raise InputError(str(error), where="`[label]`", mend="state `window_min` in whole bars") from None
     return flags.filter(pl.col("ts") > interval.start)

@@ -35,6 +35,8 @@ VenueOption = Annotated[
 class Label(StrEnum):
     OI_FLUSH = "oi_flush"
     LIQ_SHARE = "liq_share"
+    LIQ_BURST = "liq_burst"
+    ADL = "adl"
 
 
 def open_lake(config_path: Path | None, lake: Path | None) -> tuple[Config, "Lake"]:

@@ -18,7 +18,7 @@ from pipelines.config import Config
 from pipelines.errors import InputError
 from pipelines.evaluating.run import Source
 from pipelines.evaluating.witness import TOLD, Witness, health_of, of_models
-from pipelines.labels import label_flags
+from pipelines.labels import label_flags, parameters
 from pipelines.lake import Lake
 from pipelines.matrix import read_matrix
 from pipelines.progress import Say, silent
@@ -117,8 +117,9 @@ def by_model(lake: Lake, asked: Asked, model: WarningModel, uri: str, say: Say =
 
 def label_of(config: Config) -> dict[str, Any]:
     """What a cascade is by these settings: the label's name, the version of its definition, its parameters."""
-    chosen = config.label.model_dump()
-    return {"name": chosen.pop("name"), "version": VERSIONS[config.label.name], **chosen}
+    chosen = config.label
+    told = {"name": chosen.name, "version": VERSIONS[chosen.name], **parameters(chosen)}
+    return told | {"refractory_min": chosen.refractory_min}
 
 
 def _events(lake: Lake, asked: Asked) -> pl.DataFrame:

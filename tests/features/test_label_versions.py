@@ -19,6 +19,8 @@ DIGESTS = {
     ("liq_share", 1): "8a8469623344ff93",
     ("drawdown", 1): "2d2629c3c67dc1a1",
     ("move", 1): "73c958d6a5a91864",
+    ("liq_burst", 1): "6e62a613bd3f5af5",
+    ("adl", 1): "cea8b938823b26dc",
 }
 
 
@@ -37,14 +39,22 @@ def bars() -> pl.DataFrame:
         oi_age_s=np.where((minutes >= 3_000) & (minutes < 3_060), 1e6, 0.0).tolist(),
         liq_long_usd=np.round(1e9 * fall).astype(int).tolist(),
         liq_short_usd=np.where(minutes % 400 == 0, 5_000_000, 0).tolist(),
+    ).with_columns(
+        adl_usd=pl.Series([None] * 1_500 + ((fall > 0.004) * 10_000)[1_500:].tolist(), dtype=pl.Int64),
+        fund_usd=pl.Series(1e6 * (1 - np.cumsum(fall) / 10)),
     )
+
+
+OTHERS: dict[str, dict[str, float]] = {name: {"fall_pct": 3.0, "window_min": 15, "sigmas": 2.0} for name in LABELS}
+OTHERS["liq_burst"] = {"quantile": 0.95, "floor_usd": 2e6, "window_min": 15}
+OTHERS["adl"] = {"fall_pct": 3.0, "window_min": 15}
 
 
 def digest(name: str) -> str:
     """Of flags and events at the label's own parameters and at others; severities to four digits."""
     seen = bars()
     told = [str(inspect.signature(LABELS[name]))]
-    for given in ({}, {"fall_pct": 3.0, "window_min": 15, "sigmas": 2.0}):
+    for given in ({}, OTHERS[name]):
         flags = LABELS[name](seen, **given)
         found = events(flags)
         assert found.height >= 2

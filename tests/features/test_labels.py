@@ -1,5 +1,6 @@
 """Labels, events and targets, by hand; and the onsets in real open interest."""
 
+import inspect
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from features.labels import (
     EVENT_SCHEMA,
     FLAG_SCHEMA,
     LABELS,
+    adl,
     drawdown,
     events,
     future_event_within,
+    liq_burst,
     liq_share,
     oi_flush,
 )
@@ -95,24 +98,129 @@ def test_drawdown_is_the_fall_from_the_highest_close_of_the_window() -> None:
     assert drawdown(bars, fall_pct=5.0, window_min=2)["flag"].to_list() == [None, None, True, True, False, False]
 
 
+def forced(minutes: int, usual_usd: int, changes: dict[int, int]) -> pl.DataFrame:
+    """`usual_usd` liquidated in every minute but those of `changes`, of longs and shorts in turn."""
+    told = [changes.get(m, usual_usd) for m in range(1, minutes + 1)]
+    longs, shorts = ([usd if m % 2 == side else 0 for m, usd in enumerate(told)] for side in (0, 1))
+    return bars_from(close=[100.0] * minutes, liq_long_usd=longs, liq_short_usd=shorts)
+
+
+def test_liq_burst_is_more_than_usual_and_not_little() -> None:
+    """A day of 1,000 USD a minute, so 30,000 in any 30 minutes is usual, and the floor of 90,000 counts."""
+    bars = forced(1_600, 1_000, {1_550: 61_000, 1_560: 1_001})
+    out = liq_burst(bars, quantile=0.99, floor_usd=90_000.0)
+    # 29 x 1,000 + 61,000 = 90,000 from minute 1550 to 1579, a dollar more with minute 1560: the floor itself is enough
+    assert out.filter("flag")["ts"].to_list() == [at(m) for m in range(1_550, 1_580)]
+    assert out["severity"][1_549] == 100.0
+    assert not liq_burst(bars, quantile=0.99, floor_usd=90_002.0)["flag"].any()
+
+
+def test_liq_burst_is_held_against_the_quantile_of_the_day_before_its_window() -> None:
+    """30 of the day's 1,440 windows, 2.1 %, held 90,000 already: that is the .99 quantile, and 30,000 the .97 one."""
+    bars = forced(1_600, 1_000, {200: 61_000, 1_590: 61_000})
+    lower, higher = (liq_burst(bars, quantile=q, floor_usd=1.0)["flag"][1_589] for q in (0.97, 0.99))
+    assert (lower, higher) == (True, False)
+
+
+def test_a_steady_flow_above_the_floor_is_no_burst_and_the_first_day_is_not_judged() -> None:
+    flag = liq_burst(forced(1_600, 100_000, {}), floor_usd=90_000.0)["flag"]
+    assert flag[-1] is False
+    # 0.8 x 1,440 = 1,152 windows of 30 minutes, the first whole one in minute 30, then 30 minutes of the window
+    assert flag.is_null().sum() == 30 + 1_152 + 30 - 2
+
+
+def test_what_is_below_the_floor_is_no_burst_even_where_the_usual_is_not_known() -> None:
+    flag = liq_burst(forced(100, 1_000, {}), floor_usd=90_000.0)["flag"]
+    assert flag.to_list() == [None] * 29 + [False] * 71
+
+
+def truth(
+    minutes: int, adl_usd: dict[int, int | None] | None = None, fund: dict[int, float] | None = None
+) -> pl.DataFrame:
+    """100 M USD of open interest, 5 USD liquidated in minute 40; the fund's level changes at the minutes of `fund`."""
+    level, held = None, []
+    for m in range(1, minutes + 1):
+        level = (fund or {}).get(m, level)
+        held.append(level)
+    bars = forced(minutes, 0, {40: 5}).with_columns(oi_usd=pl.lit(10**8), oi_age_s=pl.lit(0.0))
+    told = [(adl_usd or {}).get(m, 0) for m in range(1, minutes + 1)]
+    return bars.with_columns(pl.Series("adl_usd", told, pl.Int64), pl.Series("fund_usd", held, pl.Float64))
+
+
+def test_adl_flags_the_window_after_a_deleveraging_of_any_size() -> None:
+    out = adl(truth(100, {50: 1_000_000}), window_min=30)
+    assert out.filter("flag")["ts"].to_list() == [at(m) for m in range(50, 80)]
+    assert out["severity"][49] == pytest.approx(1.0)
+    assert adl(truth(100, {50: 1}), window_min=30)["flag"].sum() == 30
+
+
+def test_adl_flags_a_fund_that_was_drawn_upon_while_the_symbol_was_liquidated() -> None:
+    """980 after 1,000 is 2 %: within 30 minutes of it and of the liquidation in minute 40."""
+    out = adl(truth(100, fund={1: 1_000.0, 45: 980.0}), fall_pct=2.0, window_min=30)
+    assert out.filter("flag")["ts"].to_list() == [at(m) for m in range(45, 70)]
+    assert not adl(truth(100, fund={1: 1_000.0, 45: 980.1}), fall_pct=2.0, window_min=30)["flag"].any()
+    assert not adl(truth(100, fund={1: 1_000.0, 75: 500.0}), window_min=30)["flag"].any()  # 40 + 30 = 70: another's
+
+
+def test_a_deleveraging_that_is_known_decides_whatever_else_is_not() -> None:
+    flag = adl(truth(100, {m: None for m in range(1, 61) if m != 50} | {50: 7}), window_min=30)["flag"]
+    assert flag.to_list() == [None] * 49 + [True] * 30 + [None] * 10 + [False] * 11
+
+
+def test_adl_is_null_where_deleveraging_is_not_told_unless_the_fund_decides() -> None:
+    untold = dict.fromkeys(range(1, 101))
+    assert adl(truth(100, untold), window_min=30)["flag"].is_null().all()
+    flag = adl(truth(100, untold, {1: 1_000.0, 45: 900.0}), window_min=30)["flag"]
+    assert (flag[43], flag[44], flag.sum()) == (None, True, 25)
+
+
+GIVEN: dict[str, dict[str, Any]] = {
+    "liq_burst": {"quantile": 0.5, "floor_usd": 1.0, "window_min": 30},
+    "adl": {"fall_pct": 0.05, "window_min": 30},
+}
+WRONG = {"fall_pct": [0.0, float("nan")], "sigmas": [-1.0], "window_min": [0], "quantile": [0.0, 1.0, float("nan")]}
+WRONG |= {"floor_usd": [0.0, float("nan")]}
+
+
+def seen(minutes: int) -> pl.DataFrame:
+    """A lively market, with what only a venue knows."""
+    bars = rich(minutes)
+    return bars.with_columns(
+        adl_usd=pl.when(pl.int_range(pl.len()) % 500 == 7).then(10_000).otherwise(0),
+        fund_usd=1e6 - 1e3 * (pl.int_range(pl.len()) // 300).cast(pl.Float64),
+    )
+
+
 @pytest.mark.parametrize("label", LABELS)
 def test_labels_are_causal(label: str) -> None:
-    bars = rich(1_700)
-    whole = LABELS[label](bars, fall_pct=0.05, window_min=30, sigmas=0.5)
+    bars, given = seen(1_700), GIVEN.get(label, {"fall_pct": 0.05, "window_min": 30, "sigmas": 0.5})
+    whole = LABELS[label](bars, **given)
     assert whole["flag"].sum() > 0
-    assert_frame_equal(whole.head(1_600), LABELS[label](bars.head(1_600), fall_pct=0.05, window_min=30, sigmas=0.5))
+    assert_frame_equal(whole.head(1_600), LABELS[label](bars.head(1_600), **given))
 
 
-@pytest.mark.parametrize("wrong", [{"fall_pct": 0.0}, {"sigmas": -1.0}, {"window_min": 0}, {"fall_pct": float("nan")}])
-@pytest.mark.parametrize("label", LABELS)
-def test_labels_refuse_what_makes_no_sense(label: str, wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        LABELS[label](rich(5), **wrong)
+@pytest.mark.parametrize(
+    ("label", "name", "wrong"),
+    [
+        (label, name, wrong)
+        for label in LABELS
+        for name in inspect.signature(LABELS[label]).parameters
+        for wrong in WRONG.get(name, ())
+    ],
+)
+def test_labels_refuse_what_makes_no_sense(label: str, name: str, wrong: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        LABELS[label](seen(5), **{name: wrong})
+
+
+def test_what_only_a_venue_knows_must_be_given() -> None:
+    with pytest.raises(ValueError, match="adl_usd and fund_usd"):
+        adl(rich(5))
 
 
 @pytest.mark.parametrize("label", LABELS)
 def test_no_bars_give_no_flags_and_no_events(label: str) -> None:
-    out = LABELS[label](rich(5).head(0))
+    out = LABELS[label](seen(5).head(0))
     assert out.schema == FLAG_SCHEMA
     assert events(out).schema == EVENT_SCHEMA
 
