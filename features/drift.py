@@ -197,6 +197,11 @@ def _bins(sizes: Sizes, bins: int) -> Floats:
     return np.clip(sizes.least() // ROWS_PER_BIN, 2, bins)
 
 
+def _some(rows: Floats) -> Floats:
+    """`rows`, 1 where there are none: what is not told is divided too, and left out later."""
+    return np.where(rows > 0, rows, 1.0)
+
+
 def _psi(pooled: _Pooled, bins: Floats) -> tuple[Floats, Floats]:
     """PSI of every feature, and how many of its bins hold a row."""
     edges = np.minimum(np.arange(1, int(bins.max(initial=2)) + 1) / bins[:, None], 1.0)
@@ -210,7 +215,7 @@ def _psi(pooled: _Pooled, bins: Floats) -> tuple[Floats, Floats]:
     held = counts[0] + counts[1] > 0
     filled = held.sum(axis=1)
     # A bin that nobody is in has the same share twice, and adds nothing.
-    p, q = (np.where(held, (count + 0.5) / (count.sum(axis=1) + filled / 2)[:, None], 1.0) for count in counts)
+    p, q = (np.where(held, (count + 0.5) / _some(count.sum(axis=1) + filled / 2)[:, None], 1.0) for count in counts)
     return ((p - q) * np.log(p / q)).sum(axis=1), filled.astype(np.float64)
 
 

@@ -1,5 +1,6 @@
 """One registered version told whole: its facts, its run, whether it can be loaded, and when it was champion."""
 
+import json
 import re
 from dataclasses import asdict
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 from models.warning import WarningModel
 from pipelines.promotion import history
 from pipelines.tracking.errors import CheckError
-from pipelines.tracking.reading import run_record
+from pipelines.tracking.reading import run_record, run_text
 from pipelines.tracking.registry import Registry, describe, uri_of
+from pipelines.trial import RIVALS
 
 _ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 
@@ -39,6 +41,15 @@ def load(registry: Registry, target: str) -> tuple[WarningModel, str]:
             raise CheckError(f"{target} is a detector", "name an early-warning model")
         model: WarningModel = registry.checked(found.name, found.version)
     return model, uri_of(found)
+
+
+def trial_of(registry: Registry, target: str) -> list[dict[str, Any]]:
+    """What the training of `target` found of it, of its rivals and of a part of its features; nothing where its run is
+    gone. Raises RegistryError where there is no such version."""
+    with registry.store.reported(f"show {target}"):
+        found = _find(registry, target)
+        text = run_text(registry.store.client(), found.run_id, RIVALS)
+        return [] if text is None else list(json.loads(text))
 
 
 def _find(registry: Registry, target: str) -> Any:

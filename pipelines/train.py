@@ -39,6 +39,7 @@ from pipelines.tracking import (
 from pipelines.tracking.records import Role
 from pipelines.trial import (
     KEYS,
+    RIVALS,
     FoldReport,
     Judged,
     Ranking,
@@ -284,7 +285,7 @@ def _record(done: Trained, tags: Mapping[str, str], extra: Mapping[str, Any], ar
             ),
             "importance.json": json.dumps(importance, indent=1, sort_keys=True),
             "folds.json": json.dumps([asdict(fold) for fold in done.folds], indent=1),
-            "rivals.json": json.dumps([asdict(one) for one in (*done.ranked, *done.ablated)], indent=1),
+            RIVALS: json.dumps([asdict(one) for one in (*done.ranked, *done.ablated)], indent=1),
             **artifacts,
         },
         datasets=_datasets(done),

@@ -380,6 +380,7 @@ FUNDING = ("funding_",)
 BASIS = ("basis_",)
 VOLATILITY = ("vol_", "parkinson_", "jump_", "range_", "shock_")
 CROWDING = (*FUNDING, *BASIS, *VOLATILITY, "crowding_", "carry_")
+RIVALS = "rivals.json"  # of a training's run: all rankings, the model first
 ABLATIONS: dict[str, Callable[[str], bool]] = {
     "funding only": lambda name: name.startswith(FUNDING),
     "basis only": lambda name: name.startswith(BASIS),

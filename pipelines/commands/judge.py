@@ -112,7 +112,10 @@ def evaluate(
         Path | None, typer.Option("--thresholds", metavar="FILE", help="With --nab: its thresholds, by detector.")
     ] = None,
     ablation: Annotated[
-        Path | None, typer.Option("--ablation", metavar="FILE", help="What `train --ablate --json` printed, beside it.")
+        Path | None,
+        typer.Option(
+            "--ablation", metavar="FILE", help="What `train --ablate --json` printed; else that of the model."
+        ),
     ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="OUT", help="A page of it; with --scores, --lake adds reasons.")
@@ -253,9 +256,10 @@ def _one_venue(found: list[Any]) -> Any:
 
 def _from_lake(asked: Asking, wanted: _Wanted, say: "Say") -> tuple["Source", float]:
     from features.feature import BAR_S_CHOICES
+    from pipelines.evaluating.ablation import of_run
     from pipelines.evaluating.lake import Asked, by_features, by_model, features_of, walk_forward
     from pipelines.labels import labelled_by
-    from pipelines.model_pages import load
+    from pipelines.model_pages import load, trial_of
     from pipelines.tracking import Registry, RegistryError
     from pipelines.training import Options
 
@@ -267,10 +271,11 @@ def _from_lake(asked: Asking, wanted: _Wanted, say: "Say") -> tuple["Source", fl
     if wanted.model is None:
         return walk_forward(store, what, Options(pretrain=wanted.pretrain), say), bar_s
     try:
-        chosen, uri = load(Registry(settings.mlflow, store.root), wanted.model)
+        registry = Registry(settings.mlflow, store.root)
+        (chosen, uri), trial = load(registry, wanted.model), trial_of(registry, wanted.model)
     except RegistryError as error:
         raise InputError(str(error)) from None
-    return by_model(store, what, chosen, uri, say), bar_s
+    return replace(by_model(store, what, chosen, uri, say), ablation=of_run(trial)), bar_s
 
 
 def _compare(

@@ -1,11 +1,12 @@
-"""How a model ranks on some of its features: what `train --ablate` found, from a file of it."""
+"""How a model ranks on some of its features: what `train --ablate` found, from a file or from the model's run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import InputError
+from pipelines.trial import ABLATIONS
 
 NUMBERS = ("ap_lift", "low", "high", "roc_auc")
 MEND = "give what `train --ablate --json` printed, or a list of name, ap_lift, low, high, roc_auc"
@@ -24,6 +25,12 @@ def read_ablation(path: Path) -> tuple[Mapping[str, Any], ...]:
     if not found:
         raise InputError("the file holds no ablation", where=path, mend="train with --ablate")
     return found
+
+
+def of_run(told: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """The rows of a run's rankings, the model first, that are of some of its features; none where it has none."""
+    part = [_row(one) for one in told[1:] if one["name"] in ABLATIONS]
+    return (_row(told[0]), *part) if part else ()
 
 
 def _rows(told: Any) -> tuple[Mapping[str, Any], ...]:

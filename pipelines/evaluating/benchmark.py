@@ -86,10 +86,8 @@ def _read(path: Path, windows: list[list[str]]) -> _File:
         ts, score = rows["timestamp"].str.to_datetime(time_unit="us"), rows["anomaly_score"].cast(pl.Float64)
         edges = [pl.Series(pair).str.to_datetime(time_unit="us") for pair in windows]
     except (pl.exceptions.PolarsError, OSError) as error:
-        told = str(error).splitlines()[0]
-        raise InputError(
-            f"{told}", where=path, mend="it needs timestamp, anomaly_score, and windows of times"
-        ) from None
+        told, mend = str(error).splitlines()[0], "it needs timestamp, anomaly_score, and windows of times"
+        raise InputError(told, where=path, mend=mend) from None
     within = [ts.is_between(*edge).arg_true() for edge in edges]
     spans = sorted((int(rows[0]), int(rows[-1])) for rows in within if rows.len())
     if len(spans) < len(within) or any(first <= before for (_, before), (first, _) in pairwise(spans)):

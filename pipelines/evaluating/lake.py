@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from typing import Any
 
 import polars as pl
 
 from features.catalogue import FAMILIES, NAMES
+from features.drift_rolling import rolling_drift
 from features.labels import VERSIONS, events
 from models.evaluation.evaluate import Parts
 from models.periods import HORIZONS_MIN
@@ -27,6 +28,8 @@ from pipelines.times import Interval
 from pipelines.training import Options, load_case
 from pipelines.trial import BASELINES, judged, risky
 
+MICROSECOND = timedelta(microseconds=1)
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -38,15 +41,22 @@ class Asked:
     also: tuple[str, ...] = ()
 
 
+DRIFTS = ("drift_psi", "drift_ks")  # shares of features that have drifted: computed where they are asked for
+DRIFT_OF = tuple(
+    feature.name for name in ("cancels", "leverage", "crowding", "thin_book") for feature in FAMILIES[name]
+)
+DRIFT_EVERY = timedelta(hours=1)
+
+
 def features_of(names: Sequence[str]) -> tuple[str, ...]:
-    """Features by their own name or by that of their family, each once, in the order given.
+    """Features by their own name or by that of their family, and DRIFTS, each once, in the order given.
 
     Raises InputError for a name that is neither.
 
     >>> features_of(["drift_count", "drift"])[:3]
     ('drift_count', 'drift_depth_60', 'drift_touch_60')
     """
-    known = {name: (name,) for name in NAMES} | {
+    known = {name: (name,) for name in (*NAMES, *DRIFTS)} | {
         family: tuple(feature.name for feature in members) for family, members in FAMILIES.items()
     }
     unknown = [name for name in names if name not in known]
@@ -70,7 +80,21 @@ def _by_symbol(rows: pl.DataFrame, score: pl.Expr) -> Parts:
 def _told(rows: pl.DataFrame, named: Mapping[str, str]) -> dict[str, Parts]:
     """Features by label, each with its risky tail high; those without a value are left out."""
     known = {label: column for label, column in named.items() if rows[column].null_count() < rows.height}
-    return {label: _by_symbol(rows, risky(column)) for label, column in known.items()}
+    turned = {label: pl.col(column) if column in DRIFTS else risky(column) for label, column in known.items()}
+    return {label: _by_symbol(rows, score) for label, score in turned.items()}
+
+
+def _with_drift(rows: pl.DataFrame, names: Sequence[str], say: Say) -> pl.DataFrame:
+    """`rows` with those of DRIFTS that are among `names`, each held for DRIFT_EVERY."""
+    wanted = [name for name in DRIFTS if name in names]
+    if not wanted:
+        return rows
+    say("how the features have drifted")
+    told = rolling_drift(rows, DRIFT_OF, every=DRIFT_EVERY).select("symbol", "ts", *wanted)
+    joined = rows.sort("ts").join_asof(
+        told.sort("ts"), on="ts", by="symbol", tolerance=DRIFT_EVERY - MICROSECOND, check_sortedness=False
+    )
+    return joined.sort("symbol", "ts")
 
 
 def _columns(name: str, rows: pl.DataFrame, also: tuple[str, ...]) -> dict[str, Parts]:
@@ -109,6 +133,7 @@ def by_model(lake: Lake, asked: Asked, model: WarningModel, uri: str, say: Say =
     matrix = read_matrix(lake, venue, interval)
     said = model.predict(matrix, config.warning.threads).select("symbol", "ts", *PROBABILITIES.values())
     rows = matrix.join(said, on=["symbol", "ts"], how="left", maintain_order="left")
+    rows = _with_drift(rows, asked.also, say)
     witness = of_models([(model, matrix)], lake, venue, interval)
     notes = (*_overlap(model, interval), *_silent(rows, asked.also))
     source = Source(_columns(uri, rows, asked.also), _events(lake, asked), notes=notes, witness=witness)
@@ -134,8 +159,8 @@ def by_features(lake: Lake, asked: Asked, names: tuple[str, ...], say: Say = sil
     """
     venue, interval = asked.venue, asked.interval
     prepare(lake, venue, interval, say, bar_s=asked.config.bars.interval_s)
-    matrix = read_matrix(lake, venue, interval)
     wanted = tuple(dict.fromkeys((*names, *asked.also)))
+    matrix = _with_drift(read_matrix(lake, venue, interval), wanted, say)
     columns = _told(matrix, {name: name for name in wanted})
     if not columns:
         raise InputError(f"without a value here: {', '.join(wanted)}", mend="`cascadeguard features --why` says why")
@@ -156,7 +181,7 @@ def walk_forward(lake: Lake, asked: Asked, options: Options, say: Say = silent) 
     if not parts:
         raise InputError("no fold could be judged", where=str(asked.interval), mend="give a longer interval")
     notes = tuple(f"fold {n}: {one.report.note}" for n, one in enumerate(found) if one.report.note)
-    rows = pl.concat(parts)
+    rows = _with_drift(pl.concat(parts), asked.also, say)
     pairs = [(one.model, one.rows) for one in found if one.model is not None and one.rows is not None]
     witness = of_models(pairs, lake, asked.venue, asked.interval)
     columns = _columns("walk-forward", rows, asked.also)

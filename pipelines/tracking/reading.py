@@ -146,6 +146,13 @@ def run_record(client: Any, run_id: str) -> RunRecord:
     )
 
 
+def run_text(client: Any, run_id: str, name: str) -> str | None:
+    """The text of a run's file; None where the run, or the file, is not there."""
+    run = found_or_none(lambda: client.get_run(run_id))
+    held = [] if run is None else found_or_none(lambda: client.list_artifacts(run_id)) or []
+    return _run_text(run, name) if any(file.path == name for file in held) else None
+
+
 def _run_text(run: Any, name: str) -> str:
     return str(load_mlflow().artifacts.load_text(f"{run.info.artifact_uri}/{name}"))
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -41,6 +42,28 @@ def test_a_feature_is_turned_so_that_its_risky_tail_is_high(world: World, copied
         assert 0 < told.null_count() < told.len()
     assert "drift_range_60" not in source.columns  # thirty hours know no day before: said, not judged as silence
     assert source.notes == ("without a value here, and not judged: drift_range_60",)
+
+
+def test_drift_of_whole_matrices_is_held_until_it_is_told_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told at 12:00 and 14:00 of two symbols, for an hour each: 12:00 to 12:59 and 14:00 to 14:59."""
+    start = world.interval.start
+
+    def told(rows: pl.DataFrame, names: tuple[str, ...], *, every: timedelta) -> pl.DataFrame:
+        assert set(names) <= set(rows.columns)
+        stamps = [start + timedelta(hours=h) for h in (12, 14)]
+        key = pl.DataFrame({"ts": stamps}, schema={"ts": pl.Datetime("us", "UTC")}).join(
+            rows.select("symbol").unique(), how="cross"
+        )
+        return key.with_columns(drift_psi=pl.lit(0.5), drift_ks=pl.lit(0.25))
+
+    monkeypatch.setattr("pipelines.evaluating.lake.rolling_drift", told)
+    asked = Asked(world.venue, world.interval, world.config, ("drift_ks",))
+    source = by_features(world.lake, asked, ("drift_psi",))
+    assert list(source.columns) == ["drift_psi", "drift_ks"]
+    for part, want in zip(source.columns["drift_psi"](), ("AAA-PERP", "BBB-PERP"), strict=True):
+        assert part["symbol"].unique().to_list() == [want]
+        known = part.drop_nulls("score")["ts"].to_list()
+        assert known == [start + timedelta(hours=h, minutes=m) for h in (12, 14) for m in range(60)]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from models.evaluation.evaluate import evaluate
 from models.evaluation.settings import Settings
 from pipelines.cli import app, run
 from pipelines.config import Config
-from pipelines.evaluating.ablation import read_ablation
+from pipelines.evaluating.ablation import of_run, read_ablation
 from pipelines.evaluating.files import label_in
 from pipelines.evaluating.lake import label_of
 from pipelines.evaluating.paired import compare
@@ -77,6 +77,12 @@ def test_what_train_printed_and_a_list_of_rows_are_both_read(tmp_path: Path) -> 
         found = read_ablation(tmp_path / name)
         assert [row["name"] for row in found] == [ROWS[0]["name"], *(row["name"] for row in ROWS[3 - names + 1 :])]
         assert found[0] == {name: value for name, value in ROWS[0].items() if name != "rows"}
+
+
+def test_of_a_run_s_rankings_the_model_and_what_it_is_on_a_part_of_its_features_are_shown() -> None:
+    told = [{**ROWS[0], "name": name} for name in ("model", "volatility_ratio", "funding only", "without cancels")]
+    assert [row["name"] for row in of_run(told)] == ["model", "funding only", "without cancels"]
+    assert of_run(told[:2]) == of_run([]) == ()
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"venues": []}', '[{"name": "x"}]', "[]"])

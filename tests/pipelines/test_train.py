@@ -17,6 +17,7 @@ from pipelines.case import case_of, data_sha256, slices, targets_of
 from pipelines.config import Config, GateConfig, MlflowConfig, WarningConfig
 from pipelines.errors import InputError
 from pipelines.model_card import reliability
+from pipelines.model_pages import trial_of
 from pipelines.score import champion
 from pipelines.tracking import Registry, RegistryError, UnusableModelError
 from pipelines.train import Trained, TrainSummary, experiment_of, train_case, trained
@@ -155,6 +156,10 @@ def test_what_is_tracked_can_be_read_without_the_code(tmp_path: Path) -> None:
     assert run.params["warning.folds"] == "3"
     files = {path.name for path in registry.store.home.rglob("*") if listed["run_id"] in str(path)}
     assert {"card.md", "importance.json", "folds.json", "rivals.json", "reliability_60m.png"} <= files
+    told = trial_of(registry, "champion")
+    assert [row["name"] for row in told] == [one.name for one in outcome().ranked]
+    next(path for path in registry.store.home.rglob("rivals.json")).unlink()
+    assert trial_of(registry, "champion") == []
     card = next(path for path in registry.store.home.rglob("card.md")).read_text()
     assert "| volatility_ratio |" in card
     assert "oi_change_30" in card
