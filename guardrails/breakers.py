@@ -133,9 +133,12 @@ def _depegged(_: Policy) -> pl.Expr:
     )
 
 
-def _drawn(_: Policy) -> pl.Expr:
+def _drawn(policy: Policy) -> pl.Expr:
+    hours, rest = divmod(policy.fund.window_min, 60)
     return wording.sentence(
-        "the insurance fund is {} below its 24-h maximum", wording.percent_expr(pl.col("fund_drawdown"))
+        "the insurance fund is {} below its {} maximum",
+        wording.percent_expr(pl.col("fund_drawdown")),
+        pl.lit(f"{policy.fund.window_min}-min" if rest else f"{hours}-h"),
     )
 
 

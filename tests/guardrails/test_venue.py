@@ -163,6 +163,13 @@ def test_a_lost_peg_is_no_smaller_for_a_price_that_is_missing_beside_it(numbers,
     assert ends(0.02) == ("open", 0.02, "ok")
 
 
+@pytest.mark.parametrize(("window_min", "said"), [(60, "1-h"), (90, "90-min"), (1440, "24-h")])
+def test_the_fund_is_held_against_the_window_of_the_policy_in_words_too(policy_with, calm_bars, at, window_min, said):
+    policy = policy_with(inputs__not_published=["positions", "collateral"], fund__window_min=window_min)
+    decided = decide(calm_bars(6), policy, fund=told("fund_drawdown", (at(0), 0.3)))
+    assert f"is 30.0 % below its {said} maximum" in opened(decided, "fund_drawdown")["reason"]
+
+
 def test_what_is_known_in_part_never_clears(numbers, calm_bars, at):
     pegs = told("depeg", (at(0), 0.03), (at(10), 0.0, "price of DAI missing"))
     assert state_at_end(calm_bars(100), numbers, "collateral_depeg", pegs=pegs) == "open"

@@ -28,11 +28,14 @@ class Reach:
         """The tests that run a line of `first` to `last`; of what runs at import alone, those of all of `file`."""
         lines = self.lines.get(file, {})
         found = {test for line in range(first, last + 1) for test in lines.get(line, ())}
-        return found or {test for tests in lines.values() for test in tests} | self._of_tables() or set(self.seconds)
+        return (
+            found or {test for tests in lines.values() for test in tests} | self._at_import(file) or set(self.seconds)
+        )
 
-    def _of_tables(self) -> set[str]:
-        """The tests of what is fixed at import: the columns of all tables."""
-        return {test for test in self.seconds if test.startswith(OF_TABLES)}
+    def _at_import(self, file: str) -> set[str]:
+        """The tests of what is fixed at import and may run no line of `file`: its own, and those of all columns."""
+        of_import = (f"tests/guardrails/test_{Path(file).stem}.", OF_TABLES)
+        return {test for test in self.seconds if test.startswith(of_import)}
 
 
 class Stopwatch:

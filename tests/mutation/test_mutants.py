@@ -104,6 +104,14 @@ def test_tests_of_the_module_come_first_and_then_the_quick_ones_until_time_is_up
     assert ordered(mutant, source.file, reach, 5.0) == [own, quick]
 
 
+def test_what_runs_at_import_is_judged_by_the_tests_of_its_module_too() -> None:
+    """A test that reads a table of the module runs none of its lines."""
+    reads, runs, other = ("tests/guardrails/test_caps.py::a", "tests/guardrails/test_decide.py::b", "elsewhere")
+    reach = Reach({"guardrails/caps.py": {1: (), 9: (runs,)}}, dict.fromkeys((reads, runs, other), 1.0))
+    assert reach.of("guardrails/caps.py", 1, 1) == {reads, runs}
+    assert reach.of("guardrails/caps.py", 9, 9) == {runs}
+
+
 def test_a_mutant_dies_of_a_test_that_sees_it_and_lives_where_none_does() -> None:
     """The doctest of `severity` sees another order of the ladder; it does not see other words."""
     code = """
