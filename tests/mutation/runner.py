@@ -33,6 +33,7 @@ PYTEST = (
     "-q", "-x", "--tb=no", "-p", "no:cacheprovider", "-p", "no:unraisableexception",
     "-p", "_hypothesis_pytestplugin", "-p", "pytest_timeout",
 )  # fmt: skip
+OF_EVERYTHING = "tests/guardrails/test_approved.py"
 KILLERS_MAX = 12
 FIRST_S = 3.0  # seconds of tests that are collected first: most mutants end there
 
@@ -153,10 +154,11 @@ def judged_by_tests(
 def ordered(mutant: Mutant, file: Path, reach: Reach, tests_s_max: float, killers: Sequence[str] = ()) -> list[str]:
     """The tests that reach the mutant, at most `tests_s_max`: what survives so many seconds counts as survived.
 
-    First the last few that killed another mutant of the module, then those of its own file, then the quick ones.
+    First the last few that killed another mutant of the module, then those of its own file and those that see every
+    outcome, then the quick ones.
     """
     name = str(file.relative_to(ROOT))
-    own = (f"tests/guardrails/test_{file.stem}.", OF_TABLES, name)
+    own = (f"tests/guardrails/test_{file.stem}.", OF_TABLES, OF_EVERYTHING, name)
     tests = reach.of(name, *mutant.statement)
     lately = {test: place for place, test in enumerate(reversed(killers[-KILLERS_MAX:]))}
     found = sorted(
