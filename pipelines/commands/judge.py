@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from models.evaluation.evaluate import Parts
     from models.evaluation.settings import Settings
     from pipelines.config import Config
+    from pipelines.evaluating.lake import Asked
     from pipelines.evaluating.run import Judged, Source
+    from pipelines.lake import Lake
     from pipelines.progress import Say
+    from pipelines.tracking import Registry
 
 DURATION = {"s": 1 / 60, "m": 1.0, "min": 1.0, "h": 60.0, "d": 1440.0}
 BUDGET = 0.5
@@ -256,26 +259,39 @@ def _one_venue(found: list[Any]) -> Any:
 
 def _from_lake(asked: Asking, wanted: _Wanted, say: "Say") -> tuple["Source", float]:
     from features.feature import BAR_S_CHOICES
-    from pipelines.evaluating.ablation import of_run
-    from pipelines.evaluating.lake import Asked, by_features, by_model, features_of, walk_forward
+    from pipelines.evaluating.lake import Asked, by_features, features_of
     from pipelines.labels import labelled_by
-    from pipelines.model_pages import load, trial_of
-    from pipelines.tracking import Registry, RegistryError
-    from pipelines.training import Options
+    from pipelines.score import NO_MODEL, champion
+    from pipelines.tracking import Registry
 
     named, also = features_of(wanted.features), features_of(wanted.also)
     store, name, interval, settings = _one_venue(list(each_venue(*asked, lengths=BAR_S_CHOICES)))
     what, bar_s = Asked(name, interval, labelled_by(settings, wanted.label), also), float(settings.bars.interval_s)
     if named:
         return by_features(store, what, named, say), bar_s
+    registry = Registry(settings.mlflow, store.root)
+    model, address, why_none = champion(registry, settings.bars.interval_s)
+    what = replace(what, champion=None if model is None or address is None else (model, address))
+    without = () if why_none in ("", NO_MODEL) else (f"no champion stands beside it: {why_none}",)
+    source = _of_models(store, what, wanted, registry, say)
+    return replace(source, notes=(*source.notes, *without)), bar_s
+
+
+def _of_models(store: "Lake", what: "Asked", wanted: _Wanted, registry: "Registry", say: "Say") -> "Source":
+    """Walk-forward, or the model that is wanted."""
+    from pipelines.evaluating.ablation import of_run
+    from pipelines.evaluating.lake import by_model, walk_forward
+    from pipelines.model_pages import load, trial_of
+    from pipelines.tracking import RegistryError
+    from pipelines.training import Options
+
     if wanted.model is None:
-        return walk_forward(store, what, Options(pretrain=wanted.pretrain), say), bar_s
+        return walk_forward(store, what, Options(pretrain=wanted.pretrain), say)
     try:
-        registry = Registry(settings.mlflow, store.root)
         (chosen, uri), trial = load(registry, wanted.model), trial_of(registry, wanted.model)
     except RegistryError as error:
         raise InputError(str(error)) from None
-    return replace(by_model(store, what, chosen, uri, say), ablation=of_run(trial)), bar_s
+    return replace(by_model(store, what, chosen, uri, say), ablation=of_run(trial))
 
 
 def _compare(

@@ -33,12 +33,15 @@ MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True)
 class Asked:
-    """Which time of which venue; `also`: features that are judged beside what is asked for."""
+    """Which time of which venue; judged beside what is asked for: the features of `also`, and the `champion` that
+    stands, as a model and its address.
+    """
 
     venue: str
     interval: Interval
     config: Config
     also: tuple[str, ...] = ()
+    champion: tuple[WarningModel, str] | None = None
 
 
 DRIFTS = ("drift_psi", "drift_ks")  # shares of features that have drifted: computed where they are asked for
@@ -97,11 +100,24 @@ def _with_drift(rows: pl.DataFrame, names: Sequence[str], say: Say) -> pl.DataFr
     return joined.sort("symbol", "ts")
 
 
-def _columns(name: str, rows: pl.DataFrame, also: tuple[str, ...]) -> dict[str, Parts]:
-    named = {**dict(BASELINES), **{feature: feature for feature in also}}
-    return {name: _by_symbol(rows, pl.col(ALERT)), **_told(rows, named)}
+def _columns(name: str, rows: pl.DataFrame, asked: Asked) -> dict[str, Parts]:
+    named = {**dict(BASELINES), **{feature: feature for feature in asked.also}}
+    return {name: _by_symbol(rows, pl.col(ALERT)), **_told(rows, named), **_standing(name, rows, asked)}
 
 
+def _standing(name: str, rows: pl.DataFrame, asked: Asked) -> dict[str, Parts]:
+    """What the champion says of rows that it has not learned from; nothing where it is the scorer or keeps silent."""
+    if asked.champion is None or asked.champion[1] == name:
+        return {}
+    model, _ = asked.champion
+    new = rows.filter(pl.col("ts") > _learned_to(model))
+    if new.is_empty():
+        return {}
+    said = new.select("symbol", "ts", "known_at", model.predict(new, asked.config.warning.threads)[ALERT])
+    return {} if said[ALERT].null_count() == said.height else {STANDING: _by_symbol(said, pl.col(ALERT))}
+
+
+STANDING = "champion"
 PROBABILITIES = {minutes: f"p_{minutes}m" for minutes in HORIZONS_MIN}
 
 
@@ -116,8 +132,12 @@ def _silent(rows: pl.DataFrame, names: Sequence[str]) -> tuple[str, ...]:
     return (f"without a value here, and not judged: {', '.join(silent)}",) if silent else ()
 
 
+def _learned_to(model: WarningModel) -> datetime:
+    return datetime.fromisoformat(model.metadata["threshold"][1])
+
+
 def _overlap(model: WarningModel, interval: Interval) -> tuple[str, ...]:
-    seen = datetime.fromisoformat(model.metadata["threshold"][1])
+    seen = _learned_to(model)
     if seen <= interval.start:
         return ()
     return (f"the model learned from rows up to {seen:%Y-%m-%dT%H:%MZ}: what it says of them is no warning",)
@@ -136,7 +156,7 @@ def by_model(lake: Lake, asked: Asked, model: WarningModel, uri: str, say: Say =
     rows = _with_drift(rows, asked.also, say)
     witness = of_models([(model, matrix)], lake, venue, interval)
     notes = (*_overlap(model, interval), *_silent(rows, asked.also))
-    source = Source(_columns(uri, rows, asked.also), _events(lake, asked), notes=notes, witness=witness)
+    source = Source(_columns(uri, rows, asked), _events(lake, asked), notes=notes, witness=witness)
     return replace(source, label=label_of(config), horizons=_by_horizon(rows))
 
 
@@ -184,7 +204,7 @@ def walk_forward(lake: Lake, asked: Asked, options: Options, say: Say = silent) 
     rows = _with_drift(pl.concat(parts), asked.also, say)
     pairs = [(one.model, one.rows) for one in found if one.model is not None and one.rows is not None]
     witness = of_models(pairs, lake, asked.venue, asked.interval)
-    columns = _columns("walk-forward", rows, asked.also)
+    columns = _columns("walk-forward", rows, asked)
     notes, told = (*notes, *_silent(rows, asked.also)), label_of(asked.config)
     source = Source(columns, case.events, notes=notes, witness=witness)
     return replace(source, label=told, horizons=_by_horizon(rows))

@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 import pytest
 from typer.testing import CliRunner
 
 from features.catalogue import FAMILIES, TAILS
+from models.warning import ALERT, WarningModel
 from pipelines.cli import app, run
-from pipelines.evaluating.lake import Asked, by_features, features_of
+from pipelines.evaluating.lake import Asked, _standing, by_features, features_of
 from pipelines.lake import Lake
 from pipelines.matrix import read_matrix
 from tests.pipelines.conftest import World
@@ -64,6 +66,31 @@ def test_drift_of_whole_matrices_is_held_until_it_is_told_again(world: World, mo
         assert part["symbol"].unique().to_list() == [want]
         known = part.drop_nulls("score")["ts"].to_list()
         assert known == [start + timedelta(hours=h, minutes=m) for h in (12, 14) for m in range(60)]
+
+
+class Standing:
+    """A champion that learned up to `to` and says a half of everything it is asked, or nothing."""
+
+    def __init__(self, to: datetime, says: float | None = 0.5) -> None:
+        self.metadata, self.says = {"threshold": ["", to.isoformat()]}, says
+
+    def predict(self, matrix: pl.DataFrame, threads: int) -> pl.DataFrame:
+        return matrix.select("symbol", "ts", pl.lit(self.says, pl.Float64).alias(ALERT))
+
+
+def test_the_champion_stands_beside_on_what_it_has_not_learned_from(world: World) -> None:
+    rows = read_matrix(world.lake, world.venue, world.interval)
+    to = world.interval.start + timedelta(hours=20)
+
+    def beside(model: Standing, scorer: str = "models:/w/2") -> list[pl.DataFrame]:
+        asked = Asked(world.venue, world.interval, world.config, champion=(cast(WarningModel, model), "models:/w/1"))
+        return [part for parts in _standing(scorer, rows, asked).values() for part in parts()]
+
+    one, other = beside(Standing(to))
+    assert (one["ts"].min(), one["ts"].max()) == (to + timedelta(minutes=1), world.interval.end)
+    assert (one["score"].unique().to_list(), other.height) == ([0.5], one.height)
+    assert beside(Standing(to), scorer="models:/w/1") == beside(Standing(to, says=None)) == []
+    assert beside(Standing(world.interval.end)) == []
 
 
 @pytest.mark.parametrize(
