@@ -266,6 +266,10 @@ def test_every_cap_that_a_row_does_not_keep_gives_a_row_and_the_order_of_caps_is
         ("p", "second", "tripped", 4), ("q", "second", "tripped", 4),
     ]  # fmt: skip
     assert breaches(table, caps[::-1]).sort("rule", "account").equals(rows.sort("rule", "account"))
+    unlimited = breaches(table.with_columns(most=pl.lit(math.nan)), caps)
+    assert unlimited["exposure_cap_usd"].to_list() == [None] * 6
+    assert unlimited["verdict"].unique().to_list() == ["missing"]
+    assert unlimited.schema["exposure_cap_usd"] == rows.schema["exposure_cap_usd"] == pl.Int64
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,9 @@ def test_a_lead_without_bars_is_missing_and_the_safe_side(following, calm_bars, 
     assert (row["action"], row["binding"], row["missing"]) == ("cautious", "associated", "lead M missing")
     assert "lead M missing; safe side: new positions only up to the leverage floor" in row["reason"]
     assert actions(decided, at, 20)["A"] == "normal"
+    assert decided.decisions.filter(rule="associated", entity="B")["clears_when"].to_list() == [
+        "clears when M has bars again"
+    ]
 
 
 def test_a_lead_that_is_only_cautious_leads_nobody(following, calm_bars, at):

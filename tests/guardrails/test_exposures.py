@@ -315,6 +315,9 @@ def test_a_concentration_row_says_what_is_held_what_may_be_and_by_how_much_it_is
     row = over([*FIVE, ("x", -3_000.0)]).row(0, named=True)
     assert (row["observed"], row["limit"], row["unit"], row["excess_usd"]) == (0.3, 0.25, "share", 50_000)
     assert (row["largest_account"], row["clears_when"]) == ("x", "clears at the first snapshot inside both")
+    # half a dollar more is a whole one; too few accounts are over nothing in dollars
+    assert over([*FIVE, ("x", -3_000.005)])["excess_usd"].to_list() == [50_001]
+    assert over([*FIVE[1:], ("x", 1_999.0)])["excess_usd"].to_list() == [0]
     lost = over(FIVE, oi_usd=None).row(0, named=True)
     assert (lost["observed"], lost["excess_usd"], lost["largest_account"]) == (None, None, "a")
     assert lost["reason"] == (

@@ -380,6 +380,7 @@ def test_the_fund_is_held_against_its_highest_of_a_day(funded):
         ([("USDT", 0, 100.0, None), ("USDT", 9, 0.0, None)], 1.0, None),
         ([("USDT", 0, 100.0, None), ("USDT", 9, -5.0, None)], 1.0, None),
         ([("USDT", 9, 0.0, None)], 1.0, None),
+        ([("USDT", 0, 1.0, None), ("USDT", 9, 0.5, None)], 0.5, None),
         # 1 BTC at 100 less the haircut of a fifth is 80, then at 50 it is 40: half is gone
         ([("BTC", 0, 1.0, 100.0), ("BTC", 9, 1.0, 50.0)], 0.5, None),
         ([("BTC", 9, 1.0, None)], None, "insurance fund missing, stale or without a price"),
