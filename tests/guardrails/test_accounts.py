@@ -171,6 +171,21 @@ def test_the_cap_of_a_cluster_falls_with_the_caps_of_its_symbols(judged, in_clus
     assert rows["rule"].to_list() == ["exposure_cap", "cluster_cap"]
 
 
+def test_the_cap_of_a_symbol_elsewhere_is_no_room_for_a_cluster(judged, in_clusters, calm_bars):
+    # A and B as above, beside C, whose book leaves the whole ceiling: 2 M in the cluster all the same
+    thin = calm_bars(40, ("A", "B", "C")).with_columns(
+        depth_bid_100bps_usd=pl.when(pl.col("symbol") == "C").then("depth_bid_100bps_usd").otherwise(3e6)
+    )
+    legs = [("x", "A", 10_000.0, {}), ("x", "B", 10_001.0, {})]
+    rows = judged(legs, [("x", "USDC", 1e9)], bars=thin, policy=in_clusters())
+    assert rows.filter(rule="cluster_cap")["exposure_cap_usd"].to_list() == [2_000_000]
+
+
+def test_an_absurd_position_is_over_by_as_much_as_a_number_can_say(judged):
+    row = judged([("x", "A", 1e300, {})], [("x", "USDT", 1e6)]).filter(symbol="A").row(0, named=True)
+    assert (row["verdict"], row["excess_usd"]) == ("tripped", 10**15)
+
+
 def test_a_cluster_that_cannot_be_told_is_over_its_cap_and_one_without_positions_is_not(judged, in_clusters):
     lost = judged([("x", "A", math.nan, {}), ("x", "B", 1.0, {})], [("x", "USDC", 1e9)], policy=in_clusters())
     row = only(lost.filter(symbol="cluster:majors"))

@@ -161,6 +161,10 @@ def test_an_example_that_cannot_be_read_is_a_violation_with_its_line(outcome, li
     assert outcome(line) == f"line 2: {said}"
 
 
+def test_an_example_may_last_a_week(outcome):
+    assert outcome("#> price_band: observed 5 % for 10080 min -> open, reduce_only") is None
+
+
 def test_a_mark_with_spaces_is_an_example_too_and_other_comments_are_not():
     text = "# > price_band: observed 5 % -> open, halted\n# why -> because\nenter = 1 #> no\n  #>price_band: x -> y"
     read, violations = read_examples(text)

@@ -314,6 +314,7 @@ def test_a_concentration_row_says_what_is_held_what_may_be_and_by_how_much_it_is
     # 3 000 x 100 of 1 M is 30 %, 50 000 over a quarter
     row = over([*FIVE, ("x", -3_000.0)]).row(0, named=True)
     assert (row["observed"], row["limit"], row["unit"], row["excess_usd"]) == (0.3, 0.25, "share", 50_000)
+    assert over([*FIVE, ("x", -3_000.0)]).schema == pl.Schema(SCHEMA)
     assert (row["largest_account"], row["clears_when"]) == ("x", "clears at the first snapshot inside both")
     # half a dollar more is a whole one; too few accounts are over nothing in dollars
     assert over([*FIVE, ("x", -3_000.005)])["excess_usd"].to_list() == [50_001]

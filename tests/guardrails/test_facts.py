@@ -50,6 +50,18 @@ def test_volatility_is_the_root_of_summed_squared_returns(policy, calm_bars):
     assert fact["volatility_1h"] == pytest.approx(math.sqrt(60e-6), rel=1e-6)
 
 
+@pytest.mark.parametrize(("seen", "told"), [(5, False), (6, True)])
+def test_half_of_a_window_of_eleven_minutes_is_six(policy_with, calm_bars, seen, told):
+    policy = policy_with(inputs__depth_normal_min=11)
+    lost = {minute: {"depth_bid_100bps_usd": None} for minute in range(1, 12 - seen)}
+    assert (last(calm_bars(12, changes=lost), policy)["depth_normal_usd"] is not None) == told
+
+
+@pytest.mark.parametrize(("rows", "fault"), [(0, None), (1, "depth frozen")])
+def test_one_frozen_row_of_the_book_is_a_fault_of_its_minute(policy, calm_bars, rows, fault):
+    assert last(calm_bars(3, changes={3: {"book_rows_frozen": rows}}), policy)["depth_fault"] == fault
+
+
 def test_a_gap_in_prices_does_not_hide_the_jump_across_it(policy, calm_bars):
     changes = {i: {"close": None} for i in range(40, 46)} | {i: {"close": 90.0} for i in range(46, 62)}
     fact = last(calm_bars(61, changes=changes), policy)

@@ -161,6 +161,17 @@ def test_loop_gain_is_what_the_next_percent_forces_over_the_book(gains, position
     assert (row["loop_gain"], row["loop_fault"]) == (pytest.approx(gain), None)
 
 
+def test_a_single_contract_is_a_position(gains):
+    # 1 x 100 over 1 M
+    assert gains([(1.0, 0.5)])["loop_gain"].item() == pytest.approx(1e-4)
+
+
+def test_tiers_without_a_rate_or_a_deduction_are_none(policy):
+    untiered = maintenance_lines(None, pl.Series(["A"]), policy).rows()
+    for lacking in ("maintenance_rate", "deduction_usd"):
+        assert maintenance_lines(ONE_PERCENT.drop(lacking), pl.Series(["A"]), policy).rows() == untiered
+
+
 def test_a_cross_account_is_forced_through_its_room(gains):
     # 1 000 long at 100 with 1 990 of collateral trip at 99, with 1 991 below
     assert gains([(1_000.0, None)], deposits=[(0, 1_990.0)])["loop_gain"].item() == 0.1
@@ -258,6 +269,35 @@ def test_dollars_are_forced_by_symbol_and_side(policy, at):
         assert forced(nothing, None, ONE_PERCENT, market, policy).schema == found.schema
 
 
+def test_the_order_of_positions_and_facts_is_irrelevant_to_what_is_forced(policy, at):
+    """Legs of one account apart in the table still share their room."""
+    base = {"venue": "v", "ts": at(10), "known_at": at(10), "entry_price": 100.0, "margin_mode": "cross"}
+    rows = [
+        {**base, "account": account, "symbol": symbol, "qty": qty}
+        for symbol, qty in (("A", 1_000.0), ("B", -900.0), ("C", 800.0))
+        for account in "xyz"
+    ]
+    positions = pl.DataFrame(rows, schema_overrides={"ts": UTC_US, "known_at": UTC_US}).with_columns(
+        isolated_margin=pl.lit(None, pl.Float64)
+    )
+    deposits = pl.DataFrame(
+        [{"account": account, "asset": "USDT", "ts": at(9), "known_at": at(9), "amount": usd}
+         for account, usd in (("x", 2_000.0), ("y", 4_000.0), ("z", 9_000.0))],
+        schema_overrides={"ts": UTC_US, "known_at": UTC_US},
+    )  # fmt: skip
+    market = pl.DataFrame(
+        [{"symbol": symbol, "ts": at(i), "price": 100.0, "price_fault": None, "depth_usd": 1e6, "depth_fault": None}
+         for symbol in "ABC" for i in (10, 11)],
+        schema_overrides={"ts": UTC_US, "price_fault": pl.String, "depth_fault": pl.String},
+    )  # fmt: skip
+    sound = positions.sort("account", "symbol")
+    expected = loop_gain(sound, deposits, ONE_PERCENT, market, policy)
+    assert expected.filter(ts=at(10))["loop_gain"].n_unique() > 1
+    for mixed in (market[::-1], market.sort("ts", "symbol", descending=[True, False])):
+        found = loop_gain(positions, deposits, ONE_PERCENT, mixed, policy)
+        assert found.sort("symbol", "ts").equals(expected.sort("symbol", "ts"))
+
+
 def test_positions_of_a_snapshot_that_is_half_known_wait_for_the_rest(policy, at):
     base = {"venue": "v", "symbol": "A", "ts": at(10), "entry_price": 100.0, "margin_mode": "isolated"}
     rows = [
@@ -316,6 +356,10 @@ def pegged(policy, at):
         ([("USDT", 9, 5.0)], [("USDT", 8, 0.9), ("USDT", 9, -1.0)], ("USDT", None, "price of USDT missing")),
         ([("USDT", 9, 5.0), ("USDC", 9, 5.0)], [("USDT", 9, None), ("USDT", 7, 1.0), ("USDC", 9, 0.9)],
          ("USDC", 0.1, "price of USDT missing")),
+        # several that are missing: all are named, by name
+        ([("USDT", 9, 5.0), ("USDC", 9, 5.0), ("DAI", 9, 5.0)],
+         [("USDT", 9, None), ("USDT", 7, 1.0), ("DAI", 9, None), ("DAI", 7, 1.0), ("USDC", 9, 0.9)],
+         ("USDC", 0.1, "price of DAI, USDT missing")),
         # the dollar has no peg; nobody holds a stablecoin
         ([("USD", 9, 5.0)], [("USDT", 9, 0.9)], (None, 0.0, None)),
         ([("BTC", 9, 5.0)], [("USDT", 9, 0.9)], (None, 0.0, None)),
@@ -335,6 +379,12 @@ def test_a_price_of_a_peg_counts_for_an_hour_and_a_use_for_a_day(pegged):
     rows = pegged([("USDT", 0, 5.0)], [("USDT", 0, 0.97)], minutes=(60, 61, 1_440, 1_441))
     assert rows["depeg"].to_list() == [pytest.approx(0.03), None, None, 0.0]
     assert rows["depeg_fault"].to_list() == [None, "price of USDT missing", "price of USDT missing", None]
+
+
+def test_the_order_of_minutes_is_irrelevant_to_pegs(pegged):
+    minutes, deposits = range(3, 60), [("USDT", 0, 5.0)]
+    prices = [("USDT", minute, 1 - minute / 1000) for minute in range(60)]
+    assert pegged(deposits, prices, reversed(minutes)).equals(pegged(deposits, prices, minutes))
 
 
 def test_without_a_table_of_prices_those_of_the_collateral_count(policy, at):

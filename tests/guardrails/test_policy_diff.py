@@ -164,6 +164,9 @@ def test_version_and_date_are_not_changes_but_must_rise_together(policy, policy_
     )
     later = replace(policy, version=2, effective_from=policy.effective_from + timedelta(days=1), sha256="b")
     assert policy_diff(policy, later).notes == ()
+    assert policy_diff(policy, later).b == {
+        "version": 2, "effective_from": later.effective_from.isoformat(), "sha256": "b"
+    }  # fmt: skip
     assert policy_diff(policy, later).changes == ()
     assert policy_diff(policy, replace(later, effective_from=policy.effective_from)).notes == (
         "version and date do not rise together: the newer version must be effective later",

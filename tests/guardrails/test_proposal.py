@@ -238,6 +238,21 @@ def test_a_symbol_without_a_bar_in_the_minute_is_refused(policy):
     assert bounded(table, rows, policy, listed=table)["proposal"].to_list() == ["none"] + ["taken"] * 4
 
 
+def test_of_a_wish_that_is_sent_twice_the_first_counts_though_it_lives_longer(policy):
+    """The same wish about the same minute: made at 0 to live until 20, and at 1 to live until 5."""
+    twice = proposals(proposal(12.0, 1, 5, about=0), proposal(12.0, 0, 20))
+    (row,) = judged(twice, limits(*[20.0] * 30), policy).rows(named=True)
+    assert (row["proposed_at"], row["valid_until"]) == (at(0), at(20))
+
+
+def test_another_symbol_s_wishes_neither_supersede_nor_keep_alive(policy):
+    # A: 12x about minute 0, and 18x about minute 1: 12x ends 10 minutes after that, 18x with minute 20
+    both = pl.concat([limits(*[20.0] * 25), limits(*[20.0] * 25, symbol="B")])
+    rows = (proposal(12.0, 0, 20), proposal(18.0, 1, 20), proposal(11.0, 0, 20, symbol="B"))
+    found = bounded(both, proposals(*rows), policy).filter(symbol="A")["leverage_cap_effective"].to_list()
+    assert found == [12.0] * 11 + [18.0] * 10 + [20.0] * 4
+
+
 def test_a_refused_wish_supersedes_nothing(policy):
     rows = [(12.0, 0, 30), (math.nan, 2, 30), proposal(19.0, 3, 30, symbol="NEW")]
     assert caps(limits(*[20.0] * 20), *rows, policy=policy) == [12.0] * 20
