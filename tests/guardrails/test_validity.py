@@ -123,6 +123,15 @@ def test_a_fault_of_an_input_is_told_by_its_name(short_policy, calm_bars, at, fa
     assert {name for name in told if name.split()[0] == fault.split()[0]} == {fault}
 
 
+def test_a_fault_is_told_or_not_and_never_null(short_policy, calm_bars):
+    """The first minute has no volatility and no depth to compare with; the second table has no flags of the book."""
+    facts = market_facts(calm_bars(1), short_policy)
+    unflagged = facts.with_columns(pl.lit(None, pl.Boolean).alias(name) for name in ("crossed", "frozen"))
+    for table in (facts, unflagged):
+        found = faults(table, short_policy).drop(KEY)
+        assert found.null_count().row(0) == (0,) * found.width
+
+
 def test_a_calm_minute_has_no_fault_and_blocks_nothing(short_policy, calm_bars, at):
     told, row = found_after(short_policy, calm_bars(20), at(20))
     assert told == set()
