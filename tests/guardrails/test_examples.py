@@ -151,6 +151,8 @@ def test_a_cap_comes_out_as_the_hand_arithmetic_says(outcome, rule, seen, result
         ("#> price_band: observed 5 % -> open", f"`open` {STATES}"),
         ("#> leverage_cap: tier 20, volatility_1h 5 % -> 5 x",
          "`tier 20, volatility_1h 5 %` lacks depth_ratio, oi_per_depth"),
+        ("#> leverage_cap: tiers 20 -> 5 x",
+         "`tiers 20` is not an input with its value; inputs: tier, volatility_1h, depth_ratio, oi_per_depth"),
         ("#> leverage_cap: tier 20, volatility_1h 5 %, depth_ratio 1, oi_per_depth 1 then tier 10 -> 5 x",
          "leverage_cap: `tier` must not change within an example"),
         ("#> leverage_cap: tier 20, volatility_1h 5 %, depth_ratio 1, oi_per_depth 1 -> 5 USD", "`5 USD` must be in x"),

@@ -308,6 +308,13 @@ def test_what_is_just_inside_is_a_policy(edited, change):
     parse_policy(text.replace(f'"{change.get("effective_from")}"', str(change.get("effective_from"))))
 
 
+@pytest.mark.parametrize("moment", ["1999-12-31T23:59:00Z", "3000-01-01T00:00:00Z"])
+def test_a_policy_is_of_these_times(edited, moment):
+    text = edited(effective_from=moment).replace(f'"{moment}"', moment)
+    with pytest.raises(PolicyError, match="`effective_from` must lie between the years 2000 and 2999"):
+        parse_policy(text)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -21,6 +21,7 @@ from guardrails.policy_diff import (
     UNITS,
     Meaning,
     meaning_of,
+    moved,
     policy_diff,
     settings,
 )
@@ -53,6 +54,11 @@ def test_the_meanings_are_those_that_were_read_and_accepted():
     held = [(one.says, one.unit, one.tighter, one.if_tighter, one.if_looser, " ".join(one.order))
             for one in MEANINGS.values()]  # fmt: skip
     assert [" | ".join((name, *said)).rstrip() for name, said in zip(MEANINGS, held, strict=True)] == written
+
+
+def test_only_lists_come_and_go():
+    assert moved(1, 2, "x") == moved("USD", ("USD",), "") == ""
+    assert moved(("USD",), ("USD", "DAI"), "") == "with DAI"
 
 
 def test_a_policy_differs_from_itself_in_nothing(policy):
