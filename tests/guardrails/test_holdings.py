@@ -68,6 +68,11 @@ def test_a_small_leg_elsewhere_takes_the_room_of_a_cross_account():
     assert trips(leg, isolated)[0] == pytest.approx(95.381526104418, rel=1e-9)
 
 
+def test_a_position_of_no_mode_shares_the_room_of_the_account():
+    leg, other = (1.0, 100.0, 5.0, None, [(0.004, 0.0)]), (1.0, 1_000.0, 5.0, None, [(0.004, 0.0)])
+    assert trips(leg, other)[0] == pytest.approx(99.397590361446, rel=1e-9)
+
+
 @pytest.mark.parametrize("side", [1, -1])
 @pytest.mark.parametrize("qty", [0.5, 5.0, 40.0, 150.0, 900.0])
 def test_at_the_trip_price_equity_is_what_the_tier_in_force_there_asks_for(side, qty):
