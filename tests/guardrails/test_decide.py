@@ -202,6 +202,22 @@ def test_the_strictest_action_wins_and_every_reason_is_kept(short_policy, calm_b
         assert words in row["reasons"]
 
 
+def test_of_equals_a_breach_binds_before_a_missing_input(short_policy, calm_bars, at):
+    # the divergence of minute 20 is on probation, cautious, from 30 on; the book of 31 is missing, cautious too
+    changes = {20: {"mark": 97.0}, 31: {"depth_bid_100bps_usd": None}}
+    row = decide(calm_bars(31, changes=changes), short_policy, tiers=TIERS).limits.row(-1, named=True)
+    assert (row["action"], row["binding"], row["missing"]) == ("cautious", "mark_index_divergence", "depth missing")
+
+
+def test_the_state_keeps_the_first_minute_of_every_symbol(short_policy, calm_bars, at):
+    bars = calm_bars(30, ("A", "B")).filter((pl.col("symbol") == "A") | (pl.col("ts") > at(5)))
+    first = decide(bars.filter(pl.col("ts") <= at(20)), short_policy)
+    later = decide(bars.filter(pl.col("ts") > at(15)), short_policy, state=first.state, since=at(20))
+    for decided in (first, later):
+        kept = dict(decided.state.filter(pl.col("symbol") != "*").select("symbol", "first_ts").rows())
+        assert kept == {"A": at(1), "B": at(6)}
+
+
 def checked_actions(decided):
     """The actions of all limits, each checked against the newest decision of every rule that counts for its symbol."""
     running, actions = {}, set()

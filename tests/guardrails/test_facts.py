@@ -62,6 +62,15 @@ def test_one_frozen_row_of_the_book_is_a_fault_of_its_minute(policy, calm_bars, 
     assert last(calm_bars(3, changes={3: {"book_rows_frozen": rows}}), policy)["depth_fault"] == fault
 
 
+@pytest.mark.parametrize("name", ["book_rows_crossed", "book_rows_frozen"])
+def test_faults_of_the_book_are_counted_from_one_row_on_and_by_symbol(policy_with, calm_bars, at, name):
+    """Of B's first six minutes five have a row at fault; A's ten before them in the table are not B's."""
+    policy = policy_with(inputs__book_window_min=10)
+    bars = pl.concat([calm_bars(10), calm_bars(6, ("B",), {minute: {name: 1} for minute in range(1, 6)})])
+    fact = market_facts(bars, policy).filter(symbol="B", ts=at(6)).row(0, named=True)
+    assert fact["book_fault_share"] == pytest.approx(5 / 6)
+
+
 def test_a_gap_in_prices_does_not_hide_the_jump_across_it(policy, calm_bars):
     changes = {i: {"close": None} for i in range(40, 46)} | {i: {"close": 90.0} for i in range(46, 62)}
     fact = last(calm_bars(61, changes=changes), policy)

@@ -270,6 +270,7 @@ def test_dollars_are_forced_by_symbol_and_side(policy, at):
         ("D", at(10), at(9.5), 0, 0, None),
         ("E", at(10), at(9.5), 0, 0, "price stale"),
     ]
+    assert forced(positions, None, ONE_PERCENT, market[::-1], policy).equals(found)
     for nothing in (None, positions.clear()):
         assert forced(nothing, None, ONE_PERCENT, market, policy).schema == found.schema
 

@@ -140,6 +140,15 @@ class Grouped:
     sha256: str = ""
 
 
+def test_a_list_that_comes_is_looser_where_fewer_are_tighter(policy, monkeypatch):
+    meaning = Meaning("cluster {name}: {moved}", "", FEWER, "less counts together", "more counts together")
+    monkeypatch.setattr("guardrails.policy_diff.MEANINGS", {"clusters.*": meaning})
+    none, one = (Grouped(1, policy.effective_from, clusters) for clusters in ({}, {"dogs": ("DOGE",)}))
+    assert [change.words for change in policy_diff(none, one).changes] == [
+        "cluster dogs: with DOGE: looser, more counts together"
+    ]
+
+
 def test_lists_under_names_of_their_own_share_one_meaning_and_may_come_and_go(policy, monkeypatch):
     meaning = Meaning("cluster {name}: {moved}", "", MORE, "more counts together", "less counts together")
     monkeypatch.setattr("guardrails.policy_diff.MEANINGS", {"clusters.*": meaning})
