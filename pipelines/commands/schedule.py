@@ -1,8 +1,6 @@
 """Commands of scheduled operation: one run, a backfill, the unit files that call runs."""
 
-import os
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -29,14 +27,13 @@ from pipelines.progress import progress
 from pipelines.times import parse_time
 
 if TYPE_CHECKING:
-    from pipelines.lake import Lake
-    from pipelines.operating.history import Outcome
     from pipelines.operating.units import Place
 
 
 class Printed(StrEnum):
     SYSTEMD = "systemd"
     CRON = "cron"
+    DAGSTER = "dagster"
 
 
 def run(
@@ -51,7 +48,7 @@ def run(
 ) -> None:
     """Run what is due: new files, bars, scores, guardrails, alerts; for cron or systemd, every few minutes."""
     from pipelines.observing.logs import configure_logs, environment_secrets
-    from pipelines.operating.run import run_once
+    from pipelines.operating.scheduled import run_due
 
     if not once:
         raise InputError(
@@ -61,47 +58,12 @@ def run(
     configure_logs(settings.observe.log_format, environment_secrets(settings))
     if settings.lake.exists() and not settings.lake.is_dir():
         raise InputError("the lake is not a directory", where=settings.lake, mend="name a directory with --lake")
-    wall = datetime.now(UTC)
-    moment = wall if now is None else parse_time(now)
+    moment = datetime.now(UTC) if now is None else parse_time(now)
     with progress("run") as say:
-        summary = run_once(
-            settings.lake,
-            settings,
-            moment,
-            wall=wall,
-            venue=venue,
-            clock=lambda: moment + (datetime.now(UTC) - wall),
-            alerts=_alerts,
-            observe=_observe,
-            idle=_try_again,
-            say=say,
-        )
+        summary = run_due(settings, moment, venue=venue, say=say)
     emit(summary, as_json, lambda s: s.sentence())
     if summary.failed:
         raise typer.Exit(1)
-
-
-def _alerts(lake: "Lake", config: Config, outcomes: "Sequence[Outcome]", now: datetime) -> Sequence[str]:
-    from pipelines.alerting.outcomes import alert_outcomes
-
-    return alert_outcomes(lake, config, outcomes, now)
-
-
-def _observe(lake: "Lake", config: Config, outcomes: "Sequence[Outcome]", now: datetime) -> Sequence[str]:
-    from pipelines.observing.observe import observe_outcomes
-
-    return observe_outcomes(lake, config, outcomes, now)
-
-
-def _try_again(root: Path, config: Config, now: datetime) -> Sequence[str]:
-    """Messages that no sink has taken yet; without opening the lake."""
-    from pipelines.alerting.outbox import outbox_path
-
-    if not outbox_path(root).exists():
-        return ()
-    from pipelines.alerting.deliver import tried
-
-    return tried(root, config, os.environ, now)
 
 
 def backfill(
@@ -150,12 +112,13 @@ def schedule(
     config: ConfigOption = None,
     lake: LakeOption = None,
 ) -> None:
-    """Print the unit files, or the crontab line, that call `cascadeguard run --once`."""
+    """Print the unit files, or the crontab line, that call `cascadeguard run --once`; or the units of Dagster."""
     from pipelines.operating.units import cron, systemd
+    from pipelines.orchestrating.units import dagster
 
     settings = load_config(config, lake=lake)
-    place = _place(settings, config, environment)
-    typer.echo((systemd if printed is Printed.SYSTEMD else cron)(place, settings.schedule), nl=False)
+    texts = {Printed.SYSTEMD: systemd, Printed.CRON: cron, Printed.DAGSTER: dagster}
+    typer.echo(texts[printed](_place(settings, config, environment), settings.schedule), nl=False)
 
 
 def _place(settings: Config, config: Path | None, environment: Path) -> "Place":

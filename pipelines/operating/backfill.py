@@ -277,11 +277,16 @@ def backfill_venue(
         )  # fmt: skip
 
 
+def judged_until(lake: Lake, venue: str) -> datetime | None:
+    """The newest minute of `venue` that has limits, by the table's log; null where nothing was judged."""
+    last = lake.files("limits").filter(pl.col("venue") == venue)["ts_max"].max()
+    return last if isinstance(last, datetime) else None
+
+
 def _after(lake: Lake, venue: str, span: Interval) -> Iterator[str]:
     """Minutes behind the period that were judged before: their state may be another now."""
-    later = lake.files("limits").filter(pl.col("venue") == venue, pl.col("ts_max") > span.end)
-    last = later["ts_max"].max()
-    if isinstance(last, datetime):
+    last = judged_until(lake, venue)
+    if last is not None and last > span.end:
         yield (
             f"minutes after {show_time(span.end)} were judged before this backfill, from the state of then: "
             f"`cascadeguard backfill --from {show_time(span.end)} --to {show_time(last)}` judges them from this one"

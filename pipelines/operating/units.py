@@ -13,6 +13,22 @@ from pipelines.errors import InputError
 
 NAME = "cascadeguard"
 STRANGE = "\n\r\"'%\\"  # what systemd or cron would read as something else
+HARDENED = (
+    "UMask=0077",
+    "Nice=5",
+    "NoNewPrivileges=yes",
+    "ProtectSystem=strict",
+    "ProtectHome=read-only",
+    "PrivateTmp=yes",
+    "PrivateDevices=yes",
+    "ProtectKernelTunables=yes",
+    "ProtectKernelModules=yes",
+    "ProtectControlGroups=yes",
+    "RestrictSUIDSGID=yes",
+    "LockPersonality=yes",
+    "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
+    "CapabilityBoundingSet=",
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,7 @@ def checked(place: Place) -> Place:
     return place
 
 
-def _quoted(words: list[str]) -> str:
+def quoted(words: list[str]) -> str:
     return " ".join(f'"{word}"' if " " in word else word for word in words)
 
 
@@ -62,37 +78,30 @@ def service(place: Place, settings: ScheduleConfig) -> str:
         f"EnvironmentFile=-{at.environment}",
         f"CacheDirectory={NAME}",
         f"Environment=NUMBA_CACHE_DIR=/var/cache/{NAME}",  # compiled kernels: the code itself is read-only here
-        f"ExecStart={_quoted(_command(at))}",
+        f"ExecStart={quoted(_command(at))}",
         f"TimeoutStartSec={limit_s}",
-        "UMask=0077",
-        "Nice=5",
-        "NoNewPrivileges=yes",
-        "ProtectSystem=strict",
-        "ProtectHome=read-only",
-        "PrivateTmp=yes",
-        "PrivateDevices=yes",
-        "ProtectKernelTunables=yes",
-        "ProtectKernelModules=yes",
-        "ProtectControlGroups=yes",
-        "RestrictSUIDSGID=yes",
-        "LockPersonality=yes",
-        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
-        "CapabilityBoundingSet=",
-        f"ReadWritePaths={_quoted([str(at.lake)])}",
+        *HARDENED,
+        f"ReadWritePaths={quoted([str(at.lake)])}",
     ]
-    lines += [f"ReadOnlyPaths=-{_quoted([str(path)])}" for path in at.reads]
+    lines += [f"ReadOnlyPaths=-{quoted([str(path)])}" for path in at.reads]
     return "\n".join(lines) + "\n"
 
 
-def _after_the_hour(settings: ScheduleConfig) -> tuple[int, int]:
+def after_the_hour(settings: ScheduleConfig) -> tuple[int, int]:
     """Minute and second of the first run of an hour: a second after rows have settled."""
     minute, second = divmod(round(settings.settle_s) + 1, 60)
     return minute % settings.interval_min, second
 
 
+def whole_minutes(settings: ScheduleConfig) -> str:
+    """The minutes of `after_the_hour` as the first field of a crontab line."""
+    minute, _ = after_the_hour(settings)
+    return {1: "*", 60: f"{minute}"}.get(settings.interval_min, f"{minute}-59/{settings.interval_min}")
+
+
 def timer(settings: ScheduleConfig) -> str:
     """The timer: `settle_s` after every end of an interval; once at boot if ends were missed."""
-    minute, second = _after_the_hour(settings)
+    minute, second = after_the_hour(settings)
     every = {1: "*", 60: f"{minute}"}.get(settings.interval_min, f"{minute}/{settings.interval_min}")
     return "\n".join(
         [
@@ -124,12 +133,11 @@ def systemd(place: Place, settings: ScheduleConfig) -> str:
 def cron(place: Place, settings: ScheduleConfig) -> str:
     """A line of a crontab. Cron has whole minutes: the line sleeps until rows have settled."""
     at = checked(place)
-    minute, second = _after_the_hour(settings)
-    every = {1: "*", 60: f"{minute}"}.get(settings.interval_min, f"{minute}-59/{settings.interval_min}")
+    _, second = after_the_hour(settings)
     environment = shlex.quote(str(at.environment))
     secrets = f"set -a; [ ! -r {environment} ] || . {environment}; set +a"
     command = f"cd {shlex.quote(str(at.root))} && {shlex.join(_command(at))}"
     return (
         f"# crontab -e; secrets: lines NAME=value in {at.environment} (mode 0600). Cron mails what a run says.\n"
-        f"SHELL=/bin/sh\n{every} * * * * sleep {second}; {secrets}; {command}\n"
+        f"SHELL=/bin/sh\n{whole_minutes(settings)} * * * * sleep {second}; {secrets}; {command}\n"
     )

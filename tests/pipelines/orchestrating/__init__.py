@@ -1,0 +1,1 @@
+"""Hours of a lake in Dagster."""
