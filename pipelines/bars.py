@@ -6,6 +6,7 @@ Where a symbol has book events, quotes or depth of its own feed, bars read those
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -16,6 +17,7 @@ from pipelines.book import derive_book
 from pipelines.errors import InputError
 from pipelines.lake import Lake
 from pipelines.pending import book_derived, clear_pending, pending_books, pending_interval, pending_marks
+from pipelines.pools import HERE, Day, Pool, counted
 from pipelines.spans import symbol_spans
 from pipelines.times import Interval
 
@@ -184,41 +186,76 @@ def build_bars(
     progress: Callable[[str], None] = lambda _: None,
     *,
     bar_s: int = BAR_S,
+    pool: Pool = HERE,
 ) -> BarsSummary:
     """Compute the bars of every derivative symbol of `venue` in `interval` and put them in place of the old ones.
 
-    Memory holds a few batches of one symbol's events at a time, and the bars of a day. Idempotent. Raises InputError
-    when the venue has no data or the interval does not begin and end at ends of bars.
+    Memory holds a few batches of one symbol's events at a time, and the bars of a day. Idempotent. Books are derived
+    here, each day on the one before; the days of bars are for `pool`. Raises InputError when the venue has no data or
+    the interval does not begin and end at ends of bars.
     """
     span = venue_span(lake, venue, bar_s)
     if _off_grid(interval, bar_s):
         raise InputError(f"--from and --to must be ends of bars of {bar_s} s", where=str(interval))
     bring_books_up_to_date(lake, venue, progress)
     known = _marks(lake, venue)
-    seen = _seen(lake, venue)
+    days = [Day("bars", venue, span) for span in interval.days()]
+    work = partial(_put_day, bar_s=bar_s, seen=_seen(lake, venue))
     rows, symbols = 0, set[str]()
-    for day in interval.days():
-        progress(f"bars {venue} {day}")
-        frames = list(_day_bars(lake, venue, seen, day, bar_s))
-        day_bars = Bars.validate(pl.concat(frames) if frames else Bars.create_empty())
-        with lake.writer():
-            lake.replace("bars", day_bars, venue, day.start, day.end)
-        rows += day_bars.height
-        symbols.update(day_bars["symbol"].unique())
+    for _, (more, names) in counted(pool.map(lake, work, days), len(days), progress, f"bars {venue}"):
+        rows += more
+        symbols.update(names)
     with lake.writer():
         clear_pending(lake, venue, interval, span, known)
     return BarsSummary(venue, str(interval), rows, len(symbols))
 
 
+def _put_day(lake: Lake, day: Day, *, bar_s: int, seen: Mapping[str, Mapping[str, Interval]]) -> tuple[int, list[str]]:
+    """Put the bars of a day in place of the old ones; how many, of which symbols."""
+    frames = list(_day_bars(lake, day.venue, seen, day.span, bar_s))
+    bars = Bars.validate(pl.concat(frames) if frames else Bars.create_empty())
+    with lake.writer():
+        lake.replace("bars", bars, day.venue, day.span.start, day.span.end)
+    return bars.height, bars["symbol"].unique().to_list()
+
+
+def build_days(
+    lake: Lake,
+    venue: str,
+    days: Sequence[Interval],
+    progress: Callable[[str], None] = lambda _: None,
+    *,
+    bar_s: int = BAR_S,
+    pool: Pool = HERE,
+) -> None:
+    """`build_bars` of days that need not be neighbours, each by itself."""
+    if not days:
+        return
+    bring_books_up_to_date(lake, venue, progress)
+    parts = [Day("bars", venue, span) for span in days]
+    for _ in counted(pool.map(lake, partial(bars_of_day, bar_s=bar_s), parts), len(parts), progress, f"bars {venue}"):
+        pass
+
+
+def bars_of_day(lake: Lake, day: Day, *, bar_s: int) -> int:
+    """`build_bars` of one day, as a pool works on it; how many bars."""
+    return build_bars(lake, day.venue, day.span, bar_s=bar_s).rows
+
+
 def build_pending(
-    lake: Lake, venue: str, progress: Callable[[str], None] = lambda _: None, *, bar_s: int = BAR_S
+    lake: Lake,
+    venue: str,
+    progress: Callable[[str], None] = lambda _: None,
+    *,
+    bar_s: int = BAR_S,
+    pool: Pool = HERE,
 ) -> BarsSummary:
     """Compute the bars that new rows ask for, however late those came; none where none wait."""
     bring_books_up_to_date(lake, venue, progress)
     interval = pending_interval(lake, venue, venue_span(lake, venue, bar_s), timedelta(seconds=bar_s))
     if interval is None or not interval.start < interval.end:
         return BarsSummary(venue, "nothing waits", 0, 0)
-    return build_bars(lake, venue, interval, progress, bar_s=bar_s)
+    return build_bars(lake, venue, interval, progress, bar_s=bar_s, pool=pool)
 
 
 def bring_books_up_to_date(lake: Lake, venue: str, progress: Callable[[str], None] = lambda _: None) -> None:

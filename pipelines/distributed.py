@@ -5,11 +5,8 @@ of the cluster; dask and LightGBM are enough there. Each worker bins some of the
 trees differ a little from those of `models.fitting.grow` and, with the order of the workers, from run to run.
 """
 
-import logging
 import os
-import socket
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -20,16 +17,15 @@ import numpy as np
 from models.calibration import Floats
 from models.fitting import Grow, text_of
 from models.scorers import INTERVAL, lightgbm
+from pipelines.clusters import connected, import_dask, local_cluster, quiet, workers_of
 from pipelines.errors import InputError
 
-ANSWER_S_MAX = 4.0  # for the scheduler, and again for its first worker
 PEER_MIN_MAX = 10  # LightGBM's own two hours would let one lost worker hold up the others
 ESTIMATOR_NAMES = {
     "min_data_in_leaf": "min_child_samples",
     "lambda_l2": "reg_lambda",
     "feature_fraction": "colsample_bytree",
 }
-HELLO_BYTES_MAX = 2**20
 TAKEN_ELSEWHERE = ("feature_names", "num_threads")  # the names go to `fit`, the threads are those of a worker
 
 
@@ -40,14 +36,14 @@ def dask_grow(scheduler: str | None = None, workers: int = 2) -> Iterator[Grow]:
     Raises InputError without the extra `distributed`, and within ten seconds where the address does not answer or has
     no worker.
     """
-    distributed = _import_dask()
-    with _quiet(), _client(distributed, scheduler, workers) as client:
+    distributed = import_dask()
+    with quiet(), _client(distributed, scheduler, workers) as client:
 
         def grow(
             parameters: dict[str, Any], rounds: int, inputs: Floats, happened: Floats, start: Floats | None
         ) -> str:
             try:
-                with _quiet(), _without_talk():
+                with quiet(), _without_talk():
                     return _grown(client, parameters, rounds, inputs, happened, start)
             except (
                 OSError,
@@ -65,50 +61,22 @@ def dask_grow(scheduler: str | None = None, workers: int = 2) -> Iterator[Grow]:
         yield grow
 
 
-def _import_dask() -> Any:
-    try:
-        import dask.array  # noqa: F401 - what the rows travel in
-        import distributed
-    except ImportError:
-        mend = "pip install 'cascadeguard[distributed]'"
-        raise InputError("training on Dask needs packages that are not installed", mend=mend) from None
-    return distributed
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Both libraries warn and tell of what they chose: threads, sizes of messages, workers that come and go."""
-    for name in ("distributed", "distributed.scheduler", "distributed.worker", "distributed.core"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(dask|distributed|lightgbm|tornado)(\.|$)")
-        yield
-
-
 @contextmanager
 def _client(distributed: Any, scheduler: str | None, workers: int) -> Iterator[Any]:
     if scheduler is None:
         with _local(distributed, workers) as cluster, distributed.Client(cluster) as client:
             yield client
         return
-    with _connected(distributed, scheduler) as client:
+    with connected(distributed, scheduler) as client:
         yield client
 
 
 def _local(distributed: Any, workers: int) -> Any:
-    """Threads, not processes: those would run the caller's script again, and take 25 s to start on a busy machine.
+    """Threads, not processes: those would run the caller's script again, and import LightGBM each.
 
-    Dask listens on the loopback alone; LightGBM, while trees grow, on every interface (one port per worker).
+    LightGBM listens, while trees grow, on every interface (one port per worker).
     """
-    return distributed.LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=False,
-        protocol="tcp",
-        host="127.0.0.1",
-        dashboard_address=None,
-        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},  # 8787 may be another cluster's
-    )
+    return local_cluster(distributed, workers, processes=False)
 
 
 @contextmanager
@@ -125,39 +93,6 @@ def _without_talk() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
-
-
-def _connected(distributed: Any, scheduler: str) -> Any:
-    mend = "start one with `dask scheduler` and `dask worker`, or leave --scheduler out to train on this machine"
-    try:
-        _knock(distributed, scheduler)
-        client = distributed.Client(scheduler, timeout=ANSWER_S_MAX)
-    except (OSError, ValueError, OverflowError):
-        raise InputError("no Dask scheduler answers", where=scheduler, mend=mend) from None
-    try:
-        client.wait_for_workers(1, timeout=ANSWER_S_MAX)
-    except TimeoutError:
-        client.close()
-        raise InputError("the Dask scheduler has no worker", where=scheduler, mend=mend) from None
-    return client
-
-
-def _knock(distributed: Any, scheduler: str) -> None:
-    """Raises OSError, ValueError or OverflowError where nothing listens or whatever does is no scheduler.
-
-    A client would try again and again, or wait for a greeting for ever. A scheduler greets first: the length of its
-    message in eight bytes, the least one first. One behind TLS waits to be greeted, and is only knocked at.
-    """
-    scheme, place = distributed.comm.parse_address(scheduler)
-    distributed.comm.registry.get_backend(scheme)
-    host, port = distributed.comm.addressing.parse_host_port(place)
-    with socket.create_connection((host, port), timeout=ANSWER_S_MAX) as heard:
-        if scheme == "tcp" and not 0 < int.from_bytes(heard.recv(8, socket.MSG_WAITALL), "little") < HELLO_BYTES_MAX:
-            raise ConnectionError("what listens is no scheduler")
-
-
-def _workers(client: Any) -> list[str]:
-    return sorted(client.scheduler_info(n_workers=-1)["workers"])
 
 
 def _spread(client: Any, workers: list[str], values: Floats) -> Any:
@@ -193,7 +128,7 @@ def _grown(  # noqa: PLR0917 - those of `Grow`, and where
     client: Any, parameters: dict[str, Any], rounds: int, inputs: Floats, happened: Floats, start: Floats | None
 ) -> str:
     """As `models.fitting.grow`, on the workers that are there now."""
-    workers = _workers(client)[: inputs.shape[0]]
+    workers = list(workers_of(client))[: inputs.shape[0]]
     rows, outcome, begun = (
         None if values is None else _spread(client, workers, values) for values in (inputs, happened, start)
     )

@@ -3,13 +3,17 @@
 A source file is one unit, known by the SHA-256 of its bytes and the kind it is read as, and taken exactly once. Which
 files are taken is decided here; what becomes of one is `pipelines.intake`. A file is streamed, spilled to disk, and
 stored in chunks: memory does not grow with its length.
+
+Files are read in any order, by as many workers as there are. They are judged and stored by this process alone and in
+the order given: of two rows with one key the first is kept, and which one that is must not depend on who was faster.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from pipelines.adapters import VENUE_NAME, Adapter, Kind, Origin, adapter_named
@@ -17,9 +21,11 @@ from pipelines.adapters.rows import Columnar, Delimited, fields
 from pipelines.config import Config
 from pipelines.errors import InputError
 from pipelines.instruments import InstrumentBook, load_instruments
-from pipelines.intake import FileReport, Source, take
+from pipelines.intake import FileReport, Source, stage, take
 from pipelines.lake import Lake
+from pipelines.pools import HERE, Pool
 from pipelines.progress import Say, silent
+from pipelines.staging import Staging, clear_staging
 
 ROLES = ("perp", "spot")
 DATA_SUFFIXES = (".csv", ".gz", ".xz", ".zip", ".json", ".jsonl", ".feather", ".parquet")
@@ -161,33 +167,103 @@ def _unchanged(path: Path, sha256: str) -> None:
         raise InputError("file changed while it was read", where=path, mend="wait until it is complete")
 
 
-# --- taking them -----------------------------------------------------------------------------------------------------
+# --- reading them: anywhere ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file to be read as one kind, by their names."""
+
+    path: Path
+    kind: str
+
+    def __str__(self) -> str:
+        return f"ingest {self.path} as {self.kind}"
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What every file of a call is read by; adapters are named, for they do not travel."""
+
+    adapter: str
+    choice: Choice
+    book: InstrumentBook
+
+    def chosen(self) -> Adapter:
+        return _forced(adapter_named(self.adapter, self.choice.mapping), self.choice.kind)
+
+    def source(self, file: _File, sha256: str) -> Source:
+        adapter = self.chosen()
+        return Source(file.path, sha256, adapter, next(kind for kind in adapter.kinds if kind.name == file.kind))
+
+    def origin(self, source: Source) -> Origin:
+        return Origin(source.kind.name_of(source.path), self.choice.venue, self.book, self.choice.symbol)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A file that was read; `staging` is null where the lake holds it already, `fault` says why it was refused."""
+
+    sha256: str = ""
+    staging: Staging | None = None
+    fault: str | None = None
+
+
+def _read(lake: Lake, file: _File, *, by: _Reading) -> _Read:
+    try:
+        source = by.source(file, _sha256(file.path))
+        known = lake.committed("ingest_log", source.key("log"))
+        return _Read(source.sha256, None if known else stage(source, by.origin(source), lake))
+    except InputError as error:
+        return _Read(fault=str(error))
+
+
+def _in_order(files: Sequence[_File], read: Iterable[tuple[_File, _Read]]) -> Iterator[tuple[_File, _Read]]:
+    """What was read in any order, in the order of `files`; what comes early waits on disk."""
+    early: dict[_File, _Read] = {}
+    left = iter(files)
+    wanted = next(left, None)
+    for file, found in read:
+        early[file] = found
+        while wanted is not None and wanted in early:
+            yield wanted, early.pop(wanted)
+            wanted = next(left, None)
+
+
+# --- storing them: here, one after the other -------------------------------------------------------------------------
 
 
 @dataclass
 class _Run:
     """One call of `ingest`: what it has done so far."""
 
-    adapter: Adapter
     lake: Lake
-    book: InstrumentBook
-    choice: Choice
-    done: set[tuple[str, str]]
-    reports: list[FileReport]
-    skipped: list[str]
-    faults: list[str]
+    by: _Reading
+    done: set[tuple[str, str]] = field(default_factory=set)
+    reports: list[FileReport] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
-    def file(self, path: Path, kind: Kind) -> None:
+    def file(self, file: _File, read: _Read) -> None:
         """Take one file; a bad one is a fault and does not keep the others out."""
+        if read.fault is not None:
+            self.faults.append(read.fault)
+            return
+        source = self.by.source(file, read.sha256)
+        if read.staging is None or (source.sha256, source.label) in self.done:
+            self.skipped.append(str(file.path))
+        else:
+            self._take(source, read.staging)
+        if read.staging is not None:
+            read.staging.remove()
+
+    def _take(self, source: Source, staging: Staging) -> None:
+        def unchanged() -> None:
+            _unchanged(source.path, source.sha256)
+
         try:
-            source = Source(path, _sha256(path), self.adapter, kind)
-            if (source.sha256, source.label) in self.done:
-                self.skipped.append(str(path))
-                return
-            origin = Origin(kind.name_of(path), self.choice.venue, self.book, self.choice.symbol)
-            self.reports.append(
-                take(source, origin, self.lake, self.choice.role, lambda: _unchanged(path, source.sha256))
-            )
+            origin = self.by.origin(source)
+            self.reports.append(take(source, staging, origin, self.lake, self.by.choice.role, unchanged))
             self.done.add((source.sha256, source.label))
         except InputError as error:
             self.faults.append(str(error))
@@ -241,7 +317,7 @@ def _summary(run: _Run, ignored: list[Path]) -> IngestSummary:
     reports = run.reports
     tables = sorted({table for report in reports for table in report.tables})
     return IngestSummary(
-        adapter=run.adapter.name,
+        adapter=run.by.adapter,
         files=len(reports),
         rows_read=sum(report.rows_read for report in reports),
         rows_accepted=sum(report.rows_accepted for report in reports),
@@ -264,16 +340,18 @@ def ingest(
     choice: Choice | None = None,
     *,
     progress: Callable[[str], None] | None = None,
+    pool: Pool = HERE,
 ) -> IngestSummary:
     """Ingest files, and the files of this adapter below directories, into `lake`; each once, whatever is killed.
 
     `choice.venue` and `choice.symbol` override what the files say; `choice.role` is `perp` or `spot` and must fit the
     instruments' settlement; `choice.kind` reads every file as that kind; the adapter `table` needs `choice.mapping`.
-    `progress` is called with the name of each file. Holds the lake's writer lock: the caller must not.
+    `progress` is called with the name of each file. Files are read by `pool`. Holds the lake's writer lock: the caller
+    must not.
 
     Raises InputError that names every refused file; the others have been ingested by then, and a rerun skips them.
     """
-    summary, faults = ingest_sound(adapter, paths, lake, config, choice, progress=progress)
+    summary, faults = ingest_sound(adapter, paths, lake, config, choice, progress=progress, pool=pool)
     _raise_faults(faults, summary.files, len(summary.skipped))
     return summary
 
@@ -286,20 +364,28 @@ def ingest_sound(
     choice: Choice | None = None,
     *,
     progress: Callable[[str], None] | None = None,
+    pool: Pool = HERE,
 ) -> tuple[IngestSummary, list[str]]:
     """`ingest`, that tells refused files, one sentence each, beside what was taken instead of raising."""
     choice = choice if choice is not None else Choice()
     _check(paths, choice)
-    chosen = _forced(adapter_named(adapter, choice.mapping), choice.kind)
-    book = load_instruments(config)
-    files, ignored, faults = _collect([Path(path) for path in paths], chosen)
-    run = _Run(chosen, lake, book, choice, set(), [], [], [])
+    by = _Reading(adapter, choice, load_instruments(config))
+    found, ignored, faults = _collect([Path(path) for path in paths], by.chosen())
+    run = _Run(lake, by)
+    files = [_File(path, kind.name) for path, kind in found]
     if not files:
         return _summary(run, ignored), faults
-    say: Say = progress if progress is not None else silent
     with lake.writer():
+        clear_staging(lake.root)
         run.done = _done(lake)
-        for path, kind in files:
-            say(path.name)
-            run.file(path, kind)
+        read = pool.map(lake, partial(_read, by=by), _named_as_drawn(files, progress))
+        for file, content in _in_order(files, read):
+            run.file(file, content)
     return _summary(run, ignored), [*faults, *run.faults]
+
+
+def _named_as_drawn(files: Sequence[_File], progress: Say | None) -> Iterator[_File]:
+    say = progress if progress is not None else silent
+    for file in files:
+        say(file.path.name)
+        yield file

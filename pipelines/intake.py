@@ -4,7 +4,6 @@ The order of commits makes a run that was killed anywhere repeatable: quarantine
 the ingest log. A file is done when the log has it.
 """
 
-import shutil
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -77,13 +76,20 @@ class FileReport:
 # --- staging ---------------------------------------------------------------------------------------------------------
 
 
-def _staged(source: Source, origin: Origin, lake: Lake) -> Staging:
-    """Every row of the file, converted; InputError if the file is not whole or holds no row."""
+def stage(source: Source, origin: Origin, lake: Lake) -> Staging:
+    """Every row of the file, converted and spilled; needs no lock.
+
+    Raises InputError, and leaves nothing behind, if the file is not whole or holds no row.
+    """
     staging = fresh_staging(lake.root)
-    for batch in source.kind.convert(pieces(source.path, source.kind.layout), origin):
-        staging.add(batch)
-    if not staging.rows_read.total() and not staging.silent.total():
-        raise InputError("file holds a header and no row", where=source.path)
+    try:
+        for batch in source.kind.convert(pieces(source.path, source.kind.layout), origin):
+            staging.add(batch)
+        if not staging.rows_read.total() and not staging.silent.total():
+            raise InputError("file holds a header and no row", where=source.path)
+    except InputError:
+        staging.remove()
+        raise
     return staging
 
 
@@ -389,13 +395,14 @@ def _report(found: list[_Judged], source: Source, staging: Staging, reasons: dic
     )
 
 
-def take(source: Source, origin: Origin, lake: Lake, role: str, unchanged: Callable[[], None]) -> FileReport:
-    """Read, judge and store one file; the caller holds the writer's lock.
+def take(  # noqa: PLR0917 - a file, its rows, and what they are judged by
+    source: Source, staging: Staging, origin: Origin, lake: Lake, role: str, unchanged: Callable[[], None]
+) -> FileReport:
+    """Judge and store one staged file; the caller holds the writer's lock, and removes `staging` afterwards.
 
     `unchanged` raises InputError if the file is no longer what was hashed. Raises InputError, with nothing of the file
     stored, if the file is not whole or if nothing in it can be accepted.
     """
-    staging = _staged(source, origin, lake)
     _check_role(staging, source, role, origin.instruments)
     found = [_judged(source, staging, lake, table) for table in source.kind.tables if staging.rows_read[table]]
     reasons = _reasons(found)
@@ -406,7 +413,6 @@ def take(source: Source, origin: Origin, lake: Lake, role: str, unchanged: Calla
     for judged in found:
         _commit(judged, source, lake)
     _log(found or [_silent_only(source, staging)], source, staging.silent.total(), lake)
-    shutil.rmtree(staging.folder)
     return _report(found, source, staging, reasons)
 
 

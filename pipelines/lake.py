@@ -211,6 +211,10 @@ def _by_symbol_held(files: Sequence[File], symbols: Iterable[str]) -> dict[str, 
     return {symbol: some for symbol, some in held.items() if some}
 
 
+def unfenced() -> None:
+    """Nobody can take over: writing is always allowed."""
+
+
 class Lake:
     """Tables under `root/tables/`; other state of the same venue (registry, audit log, reports) lives beside them.
 
@@ -218,7 +222,7 @@ class Lake:
     may no longer write (`pipelines.operating.lease`).
     """
 
-    def __init__(self, root: Path, fence: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, root: Path, fence: Callable[[], None] = unfenced) -> None:
         self.root = root
         self.fence = fence
         self.logged: tuple[str, frozenset[str]] = ("", frozenset())  # what `pipelines.audit` has read of its log

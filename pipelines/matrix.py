@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
 import polars as pl
 
@@ -24,6 +25,7 @@ from pipelines.bars import derivative_venues
 from pipelines.cascade_columns import COLLATERAL_SPAN, cascade_columns
 from pipelines.cascade_columns import NAMES as CASCADE_COLUMNS
 from pipelines.lake import Lake
+from pipelines.pools import HERE, Day, Pool, counted
 from pipelines.progress import Say, silent
 from pipelines.times import Interval
 
@@ -110,13 +112,16 @@ def _structure_of(lake: Lake, venue: str, interval: Interval, changed: datetime 
 
 def build_hours(lake: Lake, venue: str, interval: Interval) -> None:
     """Put the `hours` of the bars of `interval`, in whole hours up to its end, in place of what was there."""
-    first = interval.start.replace(minute=0, second=0, microsecond=0)
-    for chunk in _chunks(lake, venue, Interval(first, interval.end)):
+    for chunk in _chunks(lake, venue, Interval(_whole_hour(interval.start), interval.end)):
         bars = lake.scan("bars", venue, chunk.start, chunk.end).select(columns_read()).collect()
         rows = hours_of(usable(bars))
         end = -(-(chunk.end - chunk.start) // HOUR) * HOUR + chunk.start
         with lake.writer():
             lake.replace("hours", rows, venue, chunk.start, end)
+
+
+def _whole_hour(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)
 
 
 def without_bars(lake: Lake, venue: str, span: Interval) -> list[Interval]:
@@ -132,11 +137,15 @@ def _last_rows(lake: Lake, table: str, venue: str) -> dict[str, datetime]:
 
 
 def _bring_hours_up_to_date(lake: Lake, venue: str, interval: Interval, built: Interval) -> None:
-    """Build the hours of `built`, whose bars are new, and those of the days before that have bars but no hours yet."""
+    """Build the hours of `built`, whose bars are new, and those of the days before that have bars but no hours yet.
+
+    The hour in which `built` begins is written once, whole: another worker may be reading it.
+    """
     build_hours(lake, venue, built)
     bars, hours = _last_rows(lake, "bars", venue), _last_rows(lake, "hours", venue)
     reach = interval.start - LOOKBACK - NORMS_LOOKBACK
-    for day in Interval(reach.replace(hour=0, minute=0, second=0, microsecond=0), built.start).days():
+    before = Interval(reach.replace(hour=0, minute=0, second=0, microsecond=0), _whole_hour(built.start))
+    for day in before.days():
         last = bars.get(str(day.start.date()))
         if last is None:
             continue
@@ -202,23 +211,37 @@ def _chunks(lake: Lake, venue: str, interval: Interval) -> Iterator[Interval]:
         yield Interval(days[0].start, days[-1].end)
 
 
-def _matrices(
-    lake: Lake, venue: str, interval: Interval, bar_s: int, say: Say, *, changed: datetime | None
-) -> Iterator[tuple[Interval, pl.DataFrame]]:
-    """Matrix and health are written chunk by chunk; yields each chunk's matrix."""
-    others = [name for name in derivative_venues(lake) if name != venue]
-    reach = reach_of(bar_s)
-    for chunk in _chunks(lake, venue, interval):
-        say(f"features {venue} {chunk}")
-        read = Interval(chunk.start - reach, chunk.end)
-        bars = lake.scan("bars", venue, read.start, read.end).select(columns_read(bar_s)).collect()
-        rows = _structure_of(lake, venue, Interval(chunk.start - _structure_lookback(bar_s), chunk.end), changed)
-        beside = Beside(rows, norms_at(lake, venue, bars, bar_s), _peers(lake, venue, others, read, bar_s))
-        matrix, health = features_and_health(bars, beside, bar_s=bar_s, since=chunk.start)
-        with lake.writer():
-            lake.replace("features", matrix, venue, chunk.start, chunk.end)
-            lake.replace("feature_health", health, venue, chunk.start, chunk.end)
-        yield chunk, matrix
+@dataclass(frozen=True)
+class _Asked:
+    """How every chunk of a call is computed."""
+
+    bar_s: int
+    others: tuple[str, ...]  # venues whose bars are held against
+    changed: datetime | None
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What a chunk's matrix came to; nulls by feature."""
+
+    rows: int
+    nulls: dict[str, int]
+    symbols: tuple[str, ...]
+
+
+def _put_chunk(lake: Lake, part: Day, *, asked: _Asked) -> _Counts:
+    """Put matrix and health of a chunk in place of the old ones, and the structure that they read."""
+    venue, chunk, bar_s = part.venue, part.span, asked.bar_s
+    read = Interval(chunk.start - reach_of(bar_s), chunk.end)
+    bars = lake.scan("bars", venue, read.start, read.end).select(columns_read(bar_s)).collect()
+    rows = _structure_of(lake, venue, Interval(chunk.start - _structure_lookback(bar_s), chunk.end), asked.changed)
+    beside = Beside(rows, norms_at(lake, venue, bars, bar_s), _peers(lake, venue, list(asked.others), read, bar_s))
+    matrix, health = features_and_health(bars, beside, bar_s=bar_s, since=chunk.start)
+    with lake.writer():
+        lake.replace("features", matrix, venue, chunk.start, chunk.end)
+        lake.replace("feature_health", health, venue, chunk.start, chunk.end)
+    nulls = matrix.select(pl.col(NAMES).null_count()).row(0, named=True)
+    return _Counts(matrix.height, nulls, tuple(matrix["symbol"].unique()))
 
 
 def build_features(
@@ -231,20 +254,27 @@ def build_features(
     built: Interval | None = None,
     changed: datetime | None = None,
     why: bool = False,
+    pool: Pool = HERE,
 ) -> FeaturesSummary:
     """Compute every feature for every bar of `interval` and put it in place of what was there. Idempotent.
 
     `built` is where bars are new (default `interval`). With `why`, the summary counts the reasons of nulls. Rows that
-    were known up to `changed` are those that structure was last computed from (default: nobody knows).
+    were known up to `changed` are those that structure was last computed from (default: nobody knows). Where `pool` has
+    several workers they get a day each.
     """
     _bring_hours_up_to_date(lake, venue, interval, built or interval)
+    spans = interval.days() if pool.workers > 1 else _chunks(lake, venue, interval)
+    chunks = [Day("features", venue, span) for span in spans]
+    others = tuple(name for name in derivative_venues(lake) if name != venue)
+    work = partial(_put_chunk, asked=_Asked(bar_s, others, changed))
     rows, nulls, symbols = 0, Counter[str](), set[str]()
+    for _, found in counted(pool.map(lake, work, chunks), len(chunks), say, f"features {venue}"):
+        rows += found.rows
+        nulls.update(found.nulls)
+        symbols.update(found.symbols)
     reasons: dict[str, Counter[str]] = {family: Counter() for family in FAMILIES} if why else {}
-    for chunk, matrix in _matrices(lake, venue, interval, bar_s, say, changed=changed):
-        rows += matrix.height
-        nulls.update(matrix.select(pl.col(NAMES).null_count()).row(0, named=True))
-        symbols.update(matrix["symbol"].unique())
-        for family, counts in _reasons(lake, venue, chunk, matrix, bar_s).items() if why else ():
+    for _, told in pool.map(lake, partial(_reasons, bar_s=bar_s), chunks) if why else ():
+        for family, counts in told.items():
             reasons[family].update(counts)
     return FeaturesSummary(
         venue=venue,
@@ -259,15 +289,21 @@ def build_features(
     )
 
 
+def features_of_day(lake: Lake, day: Day, *, bar_s: int) -> int:
+    """`build_features` of one day whose bars are new, as a pool works on it; how many rows."""
+    return build_features(lake, day.venue, day.span, bar_s=bar_s, built=day.span).rows
+
+
 def _told(nulls: Mapping[str, int], names: list[str], rows: int) -> float:
     cells = rows * len(names)
     return round(1 - sum(nulls[name] for name in names) / cells, 4) if cells else 0.0
 
 
-def _reasons(lake: Lake, venue: str, chunk: Interval, matrix: pl.DataFrame, bar_s: int) -> dict[str, dict[str, int]]:
-    """Why features of a chunk are null: family -> reason -> count."""
-    reach = reach_of(bar_s)
-    health = lake.scan("feature_health", venue, chunk.start - reach, chunk.end).collect()
+def _reasons(lake: Lake, part: Day, *, bar_s: int) -> dict[str, dict[str, int]]:
+    """Why features of a chunk are null: family -> reason -> count. The health of the days before is there by now."""
+    venue, chunk = part.venue, part.span
+    matrix = read_matrix(lake, venue, chunk)
+    health = lake.scan("feature_health", venue, chunk.start - reach_of(bar_s), chunk.end).collect()
     found = {}
     for family, members in catalogue(bar_s).families.items():
         counts = null_reasons(matrix, health, members).group_by("reason").len()

@@ -14,7 +14,7 @@ from models.detectors.reference import trailing_reference
 from models.scores import AlertPolicy, above_threshold, compose
 from models.thresholds import episodes
 from models.warning import ALERT, WarningModel
-from pipelines.bars import build_bars, derivative_venues, venue_span
+from pipelines.bars import build_bars, build_days, derivative_venues, venue_span
 from pipelines.case import data_sha256
 from pipelines.config import Config
 from pipelines.errors import InputError
@@ -28,6 +28,7 @@ from pipelines.matrix import (
     read_matrix,
     without_bars,
 )
+from pipelines.pools import HERE, Pool
 from pipelines.progress import Say, silent
 from pipelines.times import Interval
 from pipelines.tracking import Record, Registry, RegistryError
@@ -54,7 +55,14 @@ class ScoreSummary:
 
 
 def prepare(
-    lake: Lake, venue: str, interval: Interval, say: Say = silent, *, bar_s: int = BAR_S, why: bool = False
+    lake: Lake,
+    venue: str,
+    interval: Interval,
+    say: Say = silent,
+    *,
+    bar_s: int = BAR_S,
+    why: bool = False,
+    pool: Pool = HERE,
 ) -> FeaturesSummary:
     """Bring bars and features of `interval` up to date, with the lookback that the lake can give.
 
@@ -65,10 +73,10 @@ def prepare(
     if bar_s != BAR_S:  # lookbacks are not whole bars of every length
         start = interval.start - -(-(interval.start - start) // timedelta(seconds=bar_s)) * timedelta(seconds=bar_s)
     built = Interval(start, interval.end)
-    for day in without_bars(lake, venue, Interval(max(start - NORMS_LOOKBACK, span.start), start)):
-        build_bars(lake, venue, day, say, bar_s=bar_s)
-    build_bars(lake, venue, built, say, bar_s=bar_s)
-    return build_features(lake, venue, interval, say, bar_s=bar_s, built=built, why=why)
+    missing = without_bars(lake, venue, Interval(max(start - NORMS_LOOKBACK, span.start), start))
+    build_days(lake, venue, missing, say, bar_s=bar_s, pool=pool)
+    build_bars(lake, venue, built, say, bar_s=bar_s, pool=pool)
+    return build_features(lake, venue, interval, say, bar_s=bar_s, built=built, why=why, pool=pool)
 
 
 def reference_of(lake: Lake, venue: str, interval: Interval, config: Config, chosen: Interval | None) -> Interval:

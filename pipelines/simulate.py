@@ -1,9 +1,10 @@
 """Step `simulate`: a simulated venue's canonical tables, written to the lake like any other source."""
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import dataframely as dy
 import polars as pl
@@ -13,6 +14,7 @@ from models.simulator import VenueSettings, instruments, simulate, with_profile
 from pipelines.config import Config
 from pipelines.errors import InputError
 from pipelines.lake import Lake
+from pipelines.pools import HERE, Pool, counted
 from pipelines.profiles import load_profile
 from pipelines.progress import Say, silent
 from pipelines.times import Interval
@@ -75,20 +77,58 @@ def _order(schema: type[dy.Schema]) -> list[str]:
     return sorted(schema.primary_key(), key=lambda name: name != "symbol")
 
 
+@dataclass(frozen=True)
+class Seeded:
+    """A venue of the simulator: a seed always gives the same one."""
+
+    settings: VenueSettings
+    seed: int
+
+    def __str__(self) -> str:
+        return f"simulate {self.settings.venue} seed {self.seed}"
+
+
 def simulate_venue(lake: Lake, config: Config, start: datetime, say: Say = silent) -> SimulateSummary:
     """Simulate `config.simulator.days` days from `start`. Same settings and seed write the same rows, once."""
+    return simulate_venues(lake, config, start, say=say)[0]
+
+
+def simulate_venues(
+    lake: Lake,
+    config: Config,
+    start: datetime,
+    seeds: Sequence[int] | None = None,
+    *,
+    say: Say = silent,
+    pool: Pool = HERE,
+) -> list[SimulateSummary]:
+    """A venue per seed, that of seed 3 called `sim-3`, in the order of `seeds`; without those the settings' own."""
     settings = venue_settings(config)
-    hours = max(1, round(config.simulator.days * 24))
-    name = f"simulator seed={config.seed} {settings} {start.isoformat()}"
+    asked = [Seeded(settings, config.seed)]
+    if seeds is not None:
+        asked = [Seeded(replace(settings, venue=f"{settings.venue}-{seed}"), seed) for seed in seeds]
+    days = say if pool is HERE else silent  # what is said at a worker nobody hears
+    work = partial(_written, start=start, hours=_hours(config), say=days)
+    done = counted(pool.map(lake, work, asked), len(asked), say, "venues")
+    found = {one.seed: summary for one, summary in done}
+    return [found[one.seed] for one in asked]
+
+
+def _hours(config: Config) -> int:
+    return max(1, round(config.simulator.days * 24))
+
+
+def _written(lake: Lake, asked: Seeded, *, start: datetime, hours: int, say: Say) -> SimulateSummary:
+    settings, seed = asked.settings, asked.seed
+    name = f"simulator seed={seed} {settings} {start.isoformat()}"
     written: dict[str, int] = {}
     with lake.writer():
         written["instruments"] = _append(lake, "instruments", instruments(settings, start), f"{name} instruments")
-        for number, day in enumerate(_days(simulate(settings, config.seed, start, hours))):
-            say(f"day {number + 1}")
+    for number, day in enumerate(_days(simulate(settings, seed, start, hours))):
+        say(f"day {number + 1}")
+        with lake.writer():
             for table, frame in day.items():
                 rows = _append(lake, table, frame, f"{name} {table} day {number}")
                 written[table] = written.get(table, 0) + rows
     span = Interval(start, start + timedelta(hours=hours))
-    return SimulateSummary(
-        settings.venue, str(span), config.seed, len(settings.symbols), sum(written.values()), written
-    )
+    return SimulateSummary(settings.venue, str(span), seed, len(settings.symbols), sum(written.values()), written)

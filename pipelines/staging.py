@@ -2,10 +2,11 @@
 
 A file can be larger than memory. Its candidate rows are written to a folder inside the lake as they are read; once the
 file has proved whole they come back by symbol and time, a bounded number at a time. Nothing here is part of the lake: a
-killed run leaves a folder that the next one removes.
+killed run leaves folders that the next one removes.
 """
 
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -70,6 +71,10 @@ class Staging:
         rows.write_parquet(folder / f"{self._files:08d}.parquet", compression="lz4")
         self._files += 1
 
+    def remove(self) -> None:
+        """Delete the rows; they are stored by now, or will not be."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     @property
     def names(self) -> pl.DataFrame:
         """Every `venue, symbol` of the sound rows."""
@@ -98,8 +103,12 @@ class Staging:
 
 
 def fresh_staging(root: Path) -> Staging:
-    """An empty staging area below the lake's `root`; what a killed run left is removed. The caller holds the lock."""
-    folder = root / "staging"
-    shutil.rmtree(folder, ignore_errors=True)
+    """An empty staging area below the lake's `root`, beside those of other files."""
+    folder = root / "staging" / uuid.uuid4().hex
     folder.mkdir(parents=True)
     return Staging(folder)
+
+
+def clear_staging(root: Path) -> None:
+    """Remove what killed runs have left. The caller holds the lock, and has no file staged yet."""
+    shutil.rmtree(root / "staging", ignore_errors=True)

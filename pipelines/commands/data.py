@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.commands.engines import Engine, EngineOption, SchedulerOption, WorkersOption, pool_of
 from pipelines.commands.shared import (
     ConfigOption,
     FromOption,
@@ -36,6 +37,10 @@ def simulate(
         str, typer.Option("--start", metavar="TIME", help="First simulated minute.")
     ] = "2025-01-01T00:00Z",
     days: Annotated[float | None, typer.Option("--days", help="Length; default from the settings.")] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", metavar="LIST", help="A venue each, such as 1-8; default that of the settings."),
+    ] = None,
     facts: Annotated[
         Path | None,
         typer.Option("--facts", metavar="FILE", help="Write a page: stylised facts, real beside simulated."),
@@ -43,15 +48,20 @@ def simulate(
     against: Annotated[
         Path | None, typer.Option("--against", metavar="DIR", help="For --facts: the lake of real markets.")
     ] = None,
+    engine: EngineOption = Engine.LOCAL,
+    scheduler: SchedulerOption = None,
+    workers: WorkersOption = None,
     config: ConfigOption = None,
     lake: LakeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Simulate a venue and write its canonical tables to the lake."""
+    """Simulate a venue, or one per seed, and write canonical tables to the lake."""
     from pipelines.facts import build_facts
     from pipelines.lake import Lake
-    from pipelines.simulate import simulate_venue
+    from pipelines.simulate import simulate_venues
 
+    if facts is not None and seeds is not None:
+        raise InputError("--facts is of one venue", mend="leave --seeds out")
     if (facts is None) != (against is None):
         raise InputError("--facts and --against go together", mend="name a page, and the lake of real markets")
     real = None if against is None else Lake(against)
@@ -60,14 +70,24 @@ def simulate(
     settings, store = open_lake(config, lake)
     if days is not None:
         settings = settings.model_copy(update={"simulator": settings.simulator.model_copy(update={"days": days})})
-    with progress("simulate") as say:
-        summary = simulate_venue(store, settings, parse_time(start), say)
+    chosen = None if seeds is None else _seeds(seeds)
+    with progress("simulate") as say, pool_of(engine, scheduler, workers, store) as pool:
+        summaries = simulate_venues(store, settings, parse_time(start), chosen, say=say, pool=pool)
         compared = None if real is None or facts is None else build_facts(real, store, facts)
+    if chosen is not None:
+        emit_venues(summaries, as_json, lambda s: _simulated(asdict(s), None))
+        return
     emit(
-        {**asdict(summary), "facts": None if compared is None else asdict(compared)},
+        {**asdict(summaries[0]), "facts": None if compared is None else asdict(compared)},
         as_json,
         lambda s: _simulated(s, s["facts"]),
     )
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    from pipelines.closed_loop_table import parse_seeds
+
+    return parse_seeds(text)
 
 
 def _simulated(summary: Any, facts: Any) -> str:
@@ -91,6 +111,9 @@ def ingest(
             "--mapping", metavar="FILE", help="For the adapter table: a mapping file, or a shipped one's name."
         ),
     ] = None,
+    engine: EngineOption = Engine.LOCAL,
+    scheduler: SchedulerOption = None,
+    workers: WorkersOption = None,
     config: ConfigOption = None,
     lake: LakeOption = None,
     as_json: JsonOption = False,
@@ -100,9 +123,12 @@ def ingest(
     from pipelines.ingest import ingest as run_ingest
 
     settings, store = open_lake(config, lake)
+    if scheduler is not None:  # a worker is at home in another folder
+        paths = [path.absolute() for path in paths]
+        mapping = mapping.absolute() if mapping is not None and mapping.exists() else mapping
     choice = Choice(venue, symbol, role.value, kind, mapping)
-    with progress("ingest") as say:
-        summary = run_ingest(adapter, paths, store, settings, choice, progress=say)
+    with progress("ingest") as say, pool_of(engine, scheduler, workers, store) as pool:
+        summary = run_ingest(adapter, paths, store, settings, choice, progress=say, pool=pool)
     emit(summary, as_json, _ingest_sentence)
 
 
@@ -186,6 +212,9 @@ def bars(
     start: FromOption = None,
     end: ToOption = None,
     venue: VenueOption = None,
+    engine: EngineOption = Engine.LOCAL,
+    scheduler: SchedulerOption = None,
+    workers: WorkersOption = None,
     config: ConfigOption = None,
     lake: LakeOption = None,
     as_json: JsonOption = False,
@@ -193,17 +222,14 @@ def bars(
     """Build bars: of new and late rows, or of an interval."""
     from pipelines.bars import build_bars, build_pending
 
-    with progress("bars") as say:
-        if start is None and end is None:
-            summaries = [
-                build_pending(store, name, say, bar_s=settings.bars.interval_s)
-                for store, name, _, settings in each_venue(config, lake, venue, None, None, lengths=None)
-            ]
-        else:
-            summaries = [
-                build_bars(store, name, span, say, bar_s=settings.bars.interval_s)
-                for store, name, span, settings in each_venue(config, lake, venue, start, end, lengths=None)
-            ]
+    asked = list(each_venue(config, lake, venue, start, end, lengths=None))
+    with progress("bars") as say, pool_of(engine, scheduler, workers, asked[0][0]) as pool:
+        summaries = [
+            build_pending(store, name, say, bar_s=settings.bars.interval_s, pool=pool)
+            if start is None and end is None
+            else build_bars(store, name, span, say, bar_s=settings.bars.interval_s, pool=pool)
+            for store, name, span, settings in asked
+        ]
     emit_venues(summaries, as_json, lambda s: f"{s.venue}: {s.rows:,} bars of {s.symbols} symbols, {s.interval}")
 
 
@@ -215,6 +241,9 @@ def features(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a page: what was unusual in the interval.")
     ] = None,
+    engine: EngineOption = Engine.LOCAL,
+    scheduler: SchedulerOption = None,
+    workers: WorkersOption = None,
     config: ConfigOption = None,
     lake: LakeOption = None,
     as_json: JsonOption = False,
@@ -229,13 +258,13 @@ def features(
     if html is not None and len(asked) > 1:
         raise InputError("a page is of one venue", where=f"the lake holds {len(asked)}", mend="name one with --venue")
     summaries, pages = [], []
-    with progress("features") as say:
+    with progress("features") as say, pool_of(engine, scheduler, workers, asked[0][0]) as pool:
         for store, name, span, settings in asked:
             bar_s = settings.bars.interval_s
             if html is not None:
                 before = reference_of(name, span, venue_span(store, name, bar_s))
-                prepare(store, name, before, say, bar_s=bar_s)
-            found = prepare(store, name, span, say, bar_s=bar_s, why=why or html is not None)
+                prepare(store, name, before, say, bar_s=bar_s, pool=pool)
+            found = prepare(store, name, span, say, bar_s=bar_s, why=why or html is not None, pool=pool)
             summaries.append(found)
             if html is not None:
                 say(f"page {name}")

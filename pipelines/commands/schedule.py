@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.commands.engines import Engine, EngineOption, SchedulerOption, WorkersOption, pool_of
 from pipelines.commands.shared import (
     ConfigOption,
     FromOption,
@@ -70,7 +71,9 @@ def backfill(
     start: FromOption = None,
     end: ToOption = None,
     venue: VenueOption = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes for bars and features.")] = 1,
+    engine: EngineOption = Engine.LOCAL,
+    scheduler: SchedulerOption = None,
+    workers: WorkersOption = None,
     config: ConfigOption = None,
     lake: LakeOption = None,
     as_json: JsonOption = False,
@@ -85,17 +88,17 @@ def backfill(
     chosen, wall = span_text(start, end), datetime.now(UTC)
     summaries = []
     try:
-        with progress("backfill") as say:
+        with progress("backfill") as say, pool_of(engine, scheduler, workers, store) as pool:
             for name in venues_to_run(store, venue):
                 summaries.append(
                     backfill_venue(
-                        store.root,
+                        store.root.absolute(),
                         name,
                         chosen,
                         settings,
                         wall=wall,
                         clock=lambda: datetime.now(UTC),
-                        workers=workers,
+                        pool=pool,
                         say=say,
                     )
                 )

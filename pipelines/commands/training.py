@@ -2,12 +2,12 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.commands.engines import Engine, SchedulerOption
 from pipelines.commands.shared import (
     ConfigOption,
     FromOption,
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
     from models.fitting import Grow
 
 
-class Engine(StrEnum):
-    LOCAL = "local"
-    DASK = "dask"
-
-
 PretrainOption = Annotated[
     list[Path] | None,
     typer.Option("--pretrain", metavar="LAKE", help="A lake with more history to learn moves from first; repeatable."),
@@ -50,9 +45,7 @@ def train(
         typer.Option("--tune", metavar="N", min=0, help="Search settings in N trials on the first training slice."),
     ] = 0,
     engine: Annotated[Engine, typer.Option("--engine", help="Where trees are grown.")] = Engine.LOCAL,
-    scheduler: Annotated[
-        str | None, typer.Option("--scheduler", metavar="ADDRESS", help="With --engine dask: a cluster; else one here.")
-    ] = None,
+    scheduler: SchedulerOption = None,
     from_run: Annotated[
         str | None,
         typer.Option("--from-run", metavar="ID", help="Do this run again from its record; registers nothing."),

@@ -1,6 +1,6 @@
 """Backfill: what scheduled runs would have done over a period, day by day, resumable, and the same row for row.
 
-Three passes over the UTC days of the period: bars, features (both in any order, so by several processes), then scores
+Three passes over the UTC days of the period: bars, features (both in any order, so by several workers), then scores
 and guard in the order of time, since alerts, breakers and caps carry what they have seen.
 
     L/schedule/backfill.json   what is done: venue, pass, day -> hash of input files, code and settings; rows
@@ -10,31 +10,29 @@ have changed is done again. It has a lease of its own: scheduled runs go on besi
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import polars as pl
 
-from pipelines.bars import build_bars, venue_span
+from pipelines.bars import bars_of_day, bring_books_up_to_date, venue_span
 from pipelines.config import Config
 from pipelines.errors import InputError
 from pipelines.lake import Lake
-from pipelines.matrix import LOOKBACK, NORMS_LOOKBACK, build_features, without_bars
+from pipelines.matrix import LOOKBACK, NORMS_LOOKBACK, features_of_day, without_bars
 from pipelines.operating.history import BACKFILL, READ, Attempt, Outcome, append_outcome, run_id
 from pipelines.operating.interval import Steps, failure_line
 from pipelines.operating.lease import LeaseLostError, held, schedule_folder, write_json
 from pipelines.operating.models import scheduled
-from pipelines.progress import Say, silent
+from pipelines.pools import HERE, Day, Pool
+from pipelines.progress import Eta, Say, silent
 from pipelines.times import Interval, show_time
 
-Work: TypeAlias = "Callable[[Path, str, Interval, Config], int]"
 INPUTS = {  # what a pass reads of the lake
     "bars": tuple(name for name in READ if name not in ("positions", "collateral", "resets")),
     "features": ("bars", "positions", "collateral", "marks", "instruments"),
@@ -111,36 +109,7 @@ class Ledger:
         return sum(self.done.get(self._key(name, day), {}).get("rows", 0) for day in days)
 
 
-# --- how long it will take
-
-
-@dataclass
-class Eta:
-    """Time left, from the seconds a row took in the partitions done by now; unknown before the first is done.
-
-    >>> eta = Eta(total=1000)
-    >>> eta.left_s() is None
-    True
-    >>> eta.done(rows=250, seconds=30.0)
-    >>> eta.left_s(), eta.sentence()
-    (90.0, 'about 2 min left')
-    """
-
-    total: int
-    rows: int = 0
-    seconds: float = 0.0
-
-    def done(self, rows: int, seconds: float) -> None:
-        self.rows, self.seconds = self.rows + rows, self.seconds + seconds
-
-    def left_s(self) -> float | None:
-        return self.seconds / self.rows * max(self.total - self.rows, 0) if self.rows else None
-
-    def sentence(self) -> str:
-        left = self.left_s()
-        if left is None:
-            return "time left not known yet"
-        return f"about {max(1, round(left / 60 + 0.01))} min left" if left >= 60 else f"about {left:.0f} s left"
+# --- how much a day is
 
 
 def weight(lake: Lake, venue: str, day: Interval) -> int:
@@ -160,42 +129,23 @@ def weight(lake: Lake, venue: str, day: Interval) -> int:
 # --- the passes
 
 
-def _bars(root: Path, venue: str, day: Interval, config: Config) -> int:
-    return build_bars(Lake(root), venue, day, bar_s=config.bars.interval_s).rows
-
-
-def _features(root: Path, venue: str, day: Interval, config: Config) -> int:
-    return build_features(Lake(root), venue, day, bar_s=config.bars.interval_s, built=day).rows
-
-
-def _in_any_order(ledger: Ledger, name: str, days: Sequence[Interval], work: Work, *, workers: int, say: Say) -> None:
+def _in_any_order(
+    ledger: Ledger, name: str, days: Sequence[Interval], work: Callable[[Lake, Day], int], *, pool: Pool, say: Say
+) -> None:
     """Do the partitions that are not done; each is marked as soon as it is."""
-    left = [day for day in days if not ledger.has(name, day)]
-    weights = {day: weight(ledger.lake, ledger.venue, day) for day in left}
+    left = [Day(name, ledger.venue, day) for day in days if not ledger.has(name, day)]
+    weights = {day: weight(ledger.lake, ledger.venue, day.span) for day in left}
     eta, begun, nth = Eta(sum(weights.values())), time.perf_counter(), len(days) - len(left)
-    for day, rows, seconds in _done(ledger, work, left, workers):
-        ledger.mark(name, day, rows, seconds)
+    for day, (rows, seconds) in pool.map(ledger.lake, partial(_measured, work), left):
+        ledger.mark(name, day.span, rows, seconds)
         nth += 1
         eta.rows, eta.seconds = eta.rows + weights[day], time.perf_counter() - begun
         say(f"{name} {nth} of {len(days)} days, {eta.sentence()}")
 
 
-def _done(ledger: Ledger, work: Work, days: Sequence[Interval], workers: int) -> Iterator[tuple[Interval, int, float]]:
-    arguments = ledger.lake.root, ledger.venue
-    if workers == 1 or len(days) < 2:
-        for day in days:
-            yield (day, *_measured(work, *arguments, day, ledger.config))
-        return
-    os.environ.setdefault("POLARS_MAX_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))  # of the workers
-    with ProcessPoolExecutor(min(workers, len(days)), mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_measured, work, *arguments, day, ledger.config): day for day in days}
-        for future in as_completed(futures):
-            yield (futures[future], *future.result())
-
-
-def _measured(work: Work, root: Path, venue: str, day: Interval, config: Config) -> tuple[int, float]:
+def _measured(work: Callable[[Lake, Day], int], lake: Lake, day: Day) -> tuple[int, float]:
     begun = time.perf_counter()
-    return work(root, venue, day, config), time.perf_counter() - begun
+    return work(lake, day), time.perf_counter() - begun
 
 
 def _days_before(lake: Lake, venue: str, start: datetime, config: Config) -> list[Interval]:
@@ -250,7 +200,7 @@ def backfill_venue(
     *,
     wall: datetime,
     clock: Callable[[], datetime],
-    workers: int = 1,
+    pool: Pool = HERE,
     say: Say = silent,
 ) -> BackfillSummary:
     """Bars, features, scores and decisions of `interval` (default: all that the lake holds of the venue).
@@ -266,8 +216,10 @@ def backfill_venue(
         amended = lake.scan("amendments", venue, span.start, span.end).select(pl.len()).collect().item()
         before = [*_days_before(lake, venue, span.start, settings)]
         skipped = sum(ledger.has("judged", day) for day in days)
-        _in_any_order(ledger, "bars", [*before, *days], _bars, workers=workers, say=say)
-        _in_any_order(ledger, "features", days, _features, workers=workers, say=say)
+        bring_books_up_to_date(lake, venue, say)  # each day on the one before: else every worker would do all of them
+        bars, features = (partial(work, bar_s=config.bars.interval_s) for work in (bars_of_day, features_of_day))
+        _in_any_order(ledger, "bars", [*before, *days], bars, pool=pool, say=say)
+        _in_any_order(ledger, "features", days, features, pool=pool, say=say)
         outcomes = list(_judged(ledger, days, lease.token, clock, say))
         now = lake.scan("amendments", venue, span.start, span.end).select(pl.len()).collect().item()
         return BackfillSummary(

@@ -151,7 +151,7 @@ def try_one(path: Path, sample: Sample, book: InstrumentBook, root: Path) -> str
     source = intake.Source(path, "0" * 64, adapter, heard.kind)
     lake = Lake(root / "lake")
     try:
-        staging = intake._staged(source, Origin(path.name, sample.choice.venue, book, sample.choice.symbol), lake)
+        staging = intake.stage(source, Origin(path.name, sample.choice.venue, book, sample.choice.symbol), lake)
     except InputError:
         return "refused whole"
     judged = [intake._judged(source, staging, lake, table) for table in kind.tables if staging.rows_read[table]]
@@ -162,6 +162,7 @@ def try_one(path: Path, sample: Sample, book: InstrumentBook, root: Path) -> str
         read = staging.rows_read[found.table]
         assert read == found.accepted + found.refused.height, f"{found.table}: {read} read"
         assert not found.refused["reason"].is_null().any()
+    staging.remove()
     return "with refusals" if any(found.refused.height for found in judged) else "taken"
 
 
