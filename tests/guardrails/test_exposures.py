@@ -11,6 +11,7 @@ from guardrails.decide import decide
 from guardrails.exposures import RATIO_MAX, SCHEMA, over_limits, with_open_interest
 from guardrails.facts import market_facts
 from guardrails.policy import LOOKBACK_MIN
+from tests.examples import examples
 
 UTC_US = pl.Datetime("us", "UTC")
 TIERS = pl.DataFrame({"symbol": ["A", "B"], "leverage_max": [50.0, 50.0]})
@@ -147,6 +148,7 @@ def test_the_venue_is_paused_as_a_whole_with_its_sentence(short_policy, calm_bar
     )
 
 
+@examples(40)
 @given(
     oi=st.floats(0, 1e12), depth=st.floats(0, 1e9), more=st.floats(0, 1e12),
     worse=st.sampled_from(["oi", "depth"]),

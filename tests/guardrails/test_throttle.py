@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from guardrails.facts import market_facts
 from guardrails.policy import LOOKBACK_MIN
 from guardrails.throttle import SCHEMA, throttle
+from tests.examples import examples
 
 
 @pytest.fixture(scope="session")
@@ -171,6 +172,7 @@ def test_a_silent_minute_is_not_a_minute_without_liquidations(policy, calm_bars,
 FLOWS = st.lists(st.one_of(st.none(), st.integers(0, 12_000_000)), min_size=8, max_size=8)
 
 
+@examples(40)
 @given(
     flows=FLOWS,
     more=st.integers(0, 12_000_000),

@@ -229,7 +229,7 @@ def test_a_fault_alone_blocks_its_cells_and_says_so(short_policy, calm_bars, at,
     assert fault == "outage" or f"{name} {verb} {fault} (" in row["blocked_why"]
 
 
-@examples(100)
+@examples(40)
 @given(given_=st.sets(st.sampled_from(sorted(ROWS))), more=st.sampled_from(sorted(ROWS)))
 def test_another_fault_never_allows_more(short_policy, calm_bars, at, given_, more):
     facts = market_facts(calm_bars(12), short_policy).filter(ts=at(12))

@@ -152,11 +152,11 @@ print(text.count("Tree="))
 """
 
 
-@pytest.mark.parametrize("before", ["", "from pipelines.observing.logs import configure_logs\nconfigure_logs()\n"])
-def test_a_plain_script_without_a_guard_prints_its_own_words_only(before: str) -> None:
-    """As the command line does it, too: there a log goes to standard error, and workers would tell of themselves."""
+def test_a_plain_script_without_a_guard_prints_its_own_words_only() -> None:
+    """As the command line does it: there a log goes to standard error, and workers would tell of themselves."""
+    logs = "from pipelines.observing.logs import configure_logs\nconfigure_logs()\n"
     done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", before + PLAIN],
+        [sys.executable, "-W", "error::UserWarning", "-c", logs + PLAIN],
         capture_output=True,
         text=True,
         timeout=120,

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from pipelines.adapters import ADAPTERS
 from pipelines.lake import Lake
 from tests.pipelines.fuzz import fuzz, ingest_all
@@ -37,8 +35,7 @@ def test_whole_samples_are_taken_and_every_public_table_is_filled(tmp_path: Path
         assert lake.scan(table).collect().height > 0, table
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_damage_is_refused_or_quarantined_and_never_lost(seed: int) -> None:
-    fates = fuzz(10 * len(SAMPLES), seed)
+def test_damage_is_refused_or_quarantined_and_never_lost() -> None:
+    fates = fuzz(10 * len(SAMPLES), seed=1)
     assert fates.total() == 10 * len(SAMPLES)
     assert min(fates["taken"], fates["with refusals"], fates["refused whole"]) > 20, "the damage must be of every kind"
