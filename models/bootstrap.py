@@ -174,6 +174,9 @@ def _precision_at(reach: Ints) -> float:
     return float(np.mean(hits / ordered))
 
 
+ROUNDING = 1e-12  # precisions this near are equal: they are sums of the same terms in another order
+
+
 def chance_p_value(symbol: pl.Series, happened: Floats, score: Floats, *, shifts: int, seed: int) -> float | None:
     """How often the same score, shifted in time against the events, would rank as well. Null without an event.
 
@@ -199,4 +202,4 @@ def chance_p_value(symbol: pl.Series, happened: Floats, score: Floats, *, shifts
     drawn = np.random.default_rng(seed).integers(1, max(int(length.max()), 2), size=shifts)
     observed = _precision_at(reach[event])
     shifted = [_precision_at(reach[start + (within - k) % length]) for k in drawn]
-    return (1 + int(np.sum(np.array(shifted) >= observed))) / (1 + shifts)
+    return (1 + int(np.sum(np.array(shifted) >= observed - ROUNDING))) / (1 + shifts)

@@ -9,9 +9,21 @@ from tests.examples import LONG, LONG_EXAMPLES
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
+LONGEST = (
+    "test_demo", "test_closed_loop", "test_tracking_service", "test_stress", "test_real_day", "test_replay",
+    "test_runs", "test_dagster", "test_distributed_steps", "test_serve", "test_steps", "test_train", "test_fuzz",
+    "test_simulator",
+)  # fmt: skip
+
 settings.register_profile("quick", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("long", deadline=None, max_examples=LONG_EXAMPLES, suppress_health_check=list(HealthCheck))
 settings.load_profile("long" if LONG else "quick")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: with several workers, one that begins last would keep the others waiting."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models.bootstrap import (
@@ -217,6 +217,7 @@ def shifted_slowly(symbol: pl.Series, happened: np.ndarray, score: np.ndarray, s
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5).map(float)), min_size=5, max_size=40), st.integers(0, 9))
+@example([(False, 0.0), (True, 1.0), (True, 1.0), (False, 3.0), (True, 2.0)], 0)  # equal, but for the order of a sum
 def test_the_chance_of_a_ranking_is_that_of_scores_rolled_slowly(drawn: list[tuple[bool, float]], seed: int) -> None:
     happened, score = (np.array(column, dtype=np.float64) for column in zip(*[*drawn, (True, 2.0)], strict=True))
     symbol = pl.Series(["A"] * 3 + ["B"] * (happened.size - 3))

@@ -1,7 +1,6 @@
 """What tests give to workers that are going to die; imported there, so it imports little."""
 
 import os
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +9,6 @@ from typing import Any
 
 from pipelines.lake import Lake
 from pipelines.pools import Day
-
-
-def dies(_: Lake, __: object) -> None:
-    """The partition that no memory is enough for."""
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from pipelines.pools import HERE, Day, Elsewhere, OvertakenError, Pool, counted,
 from pipelines.score import prepare
 from pipelines.simulate import simulate_venue, simulate_venues
 from pipelines.times import Interval, parse_time
-from tests.pipelines.dying_workers import Stopping, dies
+from tests.pipelines.dying_workers import Stopping
 from tests.pipelines.test_cli import cascadeguard, refused
 
 MIDNIGHT = parse_time("2025-01-02T00:00Z")
@@ -417,17 +417,6 @@ def kill_when_told(told: Path) -> None:
     while not told.exists() and time.monotonic() < until:
         time.sleep(0.02)
     os.kill(int(told.read_text()), signal.SIGKILL)
-
-
-@pytest.mark.service
-def test_a_partition_that_kills_its_worker_too_often_is_named(
-    cluster: Any, site: Lake, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
-    with on(cluster, site, 1) as pool, pytest.raises(InputError) as told:
-        list(pool.map(site, dies, [Day("bars", "sim", SPAN)]))
-    assert str(told.value).startswith("every worker that was given this partition died: bars sim 2025-01-01T23:30Z..")
-    assert "\n" not in str(told.value)
 
 
 @pytest.mark.service
