@@ -15,7 +15,7 @@ LONGEST = (
     "test_simulator",
 )  # fmt: skip
 
-settings.register_profile("quick", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("long", deadline=None, max_examples=LONG_EXAMPLES, suppress_health_check=list(HealthCheck))
 settings.load_profile("long" if LONG else "quick")
 
