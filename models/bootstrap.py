@@ -21,6 +21,7 @@ Ints = NDArray[np.int64]
 Statistic = Callable[[Floats], Floats]  # weights (replicates, days) -> value per replicate, NaN where undefined
 
 CELLS_MAX = 4_000_000  # of a temporary matrix; replicates are taken in batches that stay below
+ROUNDING = 1e-12  # precisions this near are equal: they are sums of the same terms in another order
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,6 @@ def _precision_at(reach: Ints) -> float:
     ordered = np.sort(reach)
     hits = np.searchsorted(ordered, ordered, side="right")
     return float(np.mean(hits / ordered))
-
-
-ROUNDING = 1e-12  # precisions this near are equal: they are sums of the same terms in another order
 
 
 def chance_p_value(symbol: pl.Series, happened: Floats, score: Floats, *, shifts: int, seed: int) -> float | None:

@@ -28,7 +28,7 @@ HARM = ("liquidated_usd", "adl_usd", "bad_debt_usd", "fund_draw_usd", "worst_dip
 COST = ("restricted_min", "paused_min", "refused_usd", "decisions", "tightened_min")
 MEASURES = (*HARM, *COST)
 REPLICATES, CONFIDENCE = 2_000, 0.9
-SEEDS_MAX, DAYS_MAX = 1_000, 365
+DAYS_MAX = 365
 MODEL_RULE = "the model's wish"
 SEEDS_LEAST = 5  # below, an interval says nothing
 MATERIAL = 0.01  # of what is liquidated while nobody steers; a smaller mean hardly matters
@@ -220,25 +220,6 @@ def _judged(changed: Sequence[bool], saved: Estimate, material: float) -> str:
     if saved.low > 0:
         return SAVES
     return HARMS if saved.high < 0 else UNTOLD
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Seeds as a list of numbers and ranges. Raises InputError for anything else, and for a seed named twice.
-
-    >>> parse_seeds("1-3,7")
-    (1, 2, 3, 7)
-    """
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
-            raise InputError("seeds cannot be read", where=repr(part), mend="write --seeds 1-8 or --seeds 1,3,5")
-        if int(last or first) - int(first) >= SEEDS_MAX:
-            raise InputError(f"more than {SEEDS_MAX} seeds", where=repr(part))
-        found += range(int(first), int(last or first) + 1)
-    if len(set(found)) < len(found):
-        raise InputError("a seed is named twice", where=text)
-    return tuple(found)
 
 
 def run_loop(

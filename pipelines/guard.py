@@ -279,7 +279,7 @@ def _summary(
     venue: str, interval: Interval, policy: Policy, decided: Decided, new: int, *, notes: list[str]
 ) -> GuardSummary:
     decisions = decided.decisions
-    opened = decisions.filter(pl.col("state_after") == "open", pl.col("state_before") != "open")
+    opened = decisions.filter(pl.col("state_after") == "open", pl.col("state_before").ne_missing("open"))
     first = opened.sort("ts").group_by("entity", "rule", maintain_order=True).first().sort("ts", "entity")
     return GuardSummary(
         venue=venue,

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pipelines", "features", "models", "guardrails")
 
@@ -48,3 +50,9 @@ def test_every_dependency_is_pinned_and_what_is_installed_is_what_is_pinned() ->
     ours = {(name, version) for name, version in installed if name in named}
     assert ours <= pins
     assert len(ours) > 100
+
+
+def test_the_files_that_go_first_are_there() -> None:
+    """A name that is gone would leave a long file to the end, and say nothing."""
+    names = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    assert set(LONGEST) <= names

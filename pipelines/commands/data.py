@@ -21,6 +21,7 @@ from pipelines.commands.shared import (
     emit_venues,
     need_lake,
     open_lake,
+    parse_seeds,
 )
 from pipelines.errors import InputError
 from pipelines.progress import progress
@@ -70,7 +71,7 @@ def simulate(
     settings, store = open_lake(config, lake)
     if days is not None:
         settings = settings.model_copy(update={"simulator": settings.simulator.model_copy(update={"days": days})})
-    chosen = None if seeds is None else _seeds(seeds)
+    chosen = None if seeds is None else parse_seeds(seeds)
     with progress("simulate") as say, pool_of(engine, scheduler, workers, store) as pool:
         summaries = simulate_venues(store, settings, parse_time(start), chosen, say=say, pool=pool)
         compared = None if real is None or facts is None else build_facts(real, store, facts)
@@ -82,12 +83,6 @@ def simulate(
         as_json,
         lambda s: _simulated(s, s["facts"]),
     )
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    from pipelines.closed_loop_table import parse_seeds
-
-    return parse_seeds(text)
 
 
 def _simulated(summary: Any, facts: Any) -> str:

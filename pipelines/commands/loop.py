@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.shared import ConfigOption, JsonOption, emit, open_lake
+from pipelines.commands.shared import ConfigOption, JsonOption, emit, open_lake, parse_seeds
 
 
 def loop(
@@ -22,7 +22,7 @@ def loop(
     as_json: JsonOption = False,
 ) -> None:
     """Simulate the same days with and without guardrails: what each rule saves, and what it costs."""
-    from pipelines.closed_loop_table import parse_seeds, run_loop, sentence, worked
+    from pipelines.closed_loop_table import run_loop, sentence, worked
     from pipelines.pages import write_page
     from pipelines.progress import progress
     from pipelines.reporting.closed_loop_page import render

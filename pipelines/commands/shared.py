@@ -30,6 +30,7 @@ ToOption = Annotated[str | None, typer.Option("--to", metavar="TIME", help="End 
 VenueOption = Annotated[
     str | None, typer.Option("--venue", metavar="NAME", help="One venue; default every venue of the lake.")
 ]
+SEEDS_MAX = 1_000
 
 
 class Label(StrEnum):
@@ -37,6 +38,25 @@ class Label(StrEnum):
     LIQ_SHARE = "liq_share"
     LIQ_BURST = "liq_burst"
     ADL = "adl"
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds as a list of numbers and ranges. Raises InputError for anything else, and for a seed named twice.
+
+    >>> parse_seeds("1-3,7")
+    (1, 2, 3, 7)
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
+            raise InputError("seeds cannot be read", where=repr(part), mend="write --seeds 1-8 or --seeds 1,3,5")
+        if int(last or first) - int(first) >= SEEDS_MAX:
+            raise InputError(f"more than {SEEDS_MAX} seeds", where=repr(part))
+        found += range(int(first), int(last or first) + 1)
+    if len(set(found)) < len(found):
+        raise InputError("a seed is named twice", where=text)
+    return tuple(found)
 
 
 def open_lake(config_path: Path | None, lake: Path | None) -> tuple[Config, "Lake"]:

@@ -29,6 +29,12 @@ from pipelines.training import Options, load_case
 from pipelines.trial import BASELINES, judged, risky
 
 MICROSECOND = timedelta(microseconds=1)
+DRIFTS = ("drift_psi", "drift_ks")  # shares of features that have drifted: computed where they are asked for
+DRIFT_OF = tuple(
+    feature.name for name in ("cancels", "leverage", "crowding", "thin_book") for feature in FAMILIES[name]
+)
+DRIFT_EVERY = timedelta(hours=1)
+STANDING = "champion"  # how it is called beside the scorer
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,6 @@ class Asked:
     config: Config
     also: tuple[str, ...] = ()
     champion: tuple[WarningModel, str] | None = None
-
-
-DRIFTS = ("drift_psi", "drift_ks")  # shares of features that have drifted: computed where they are asked for
-DRIFT_OF = tuple(
-    feature.name for name in ("cancels", "leverage", "crowding", "thin_book") for feature in FAMILIES[name]
-)
-DRIFT_EVERY = timedelta(hours=1)
 
 
 def features_of(names: Sequence[str]) -> tuple[str, ...]:
@@ -117,7 +116,6 @@ def _standing(name: str, rows: pl.DataFrame, asked: Asked) -> dict[str, Parts]:
     return {} if said[ALERT].null_count() == said.height else {STANDING: _by_symbol(said, pl.col(ALERT))}
 
 
-STANDING = "champion"
 PROBABILITIES = {minutes: f"p_{minutes}m" for minutes in HORIZONS_MIN}
 
 

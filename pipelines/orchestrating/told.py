@@ -27,7 +27,8 @@ def _counted(rows: pl.LazyFrame, *more: pl.Expr) -> dict[datetime, dict[str, int
 
 def _trips(decisions: pl.LazyFrame) -> dict[datetime, list[str]]:
     """`minute entity rule: reason` of every breaker that opened, by hour."""
-    opened = decisions.filter(pl.col("state_after") == "open", pl.col("state_before") != "open").sort("ts", "entity")
+    began = (pl.col("state_after") == "open") & pl.col("state_before").ne_missing("open")
+    opened = decisions.filter(began).sort("ts", "entity")
     minute = pl.col("ts").dt.strftime("%H:%M")
     said = pl.format("{} {} {}: {}", minute, "entity", "rule", pl.col("reason").fill_null("no reason given"))
     found = opened.select("hour", said=said).group_by("hour", maintain_order=True).agg("said").collect()

@@ -23,7 +23,8 @@ from models.simulator.controls import free
 from pipelines import cli
 from pipelines import closed_loop as loop
 from pipelines.closed_loop import GUARDED, MODEL, NONE, SERIES, START, STREAM, WITHOUT, Arm, ArmRun, Guard, Setting
-from pipelines.closed_loop_table import HARM, LoopSummary, paired, parse_seeds, sentence, summary_of, usd, worked, worth
+from pipelines.closed_loop_table import HARM, LoopSummary, paired, sentence, summary_of, usd, worked, worth
+from pipelines.commands.shared import parse_seeds
 from pipelines.errors import InputError
 from pipelines.reporting.closed_loop_page import frontier, render
 

@@ -17,6 +17,7 @@ from pipelines.config import Config
 from pipelines.errors import InputError
 from pipelines.guard import guard_sentence, guard_venue
 from pipelines.lake import Lake
+from pipelines.orchestrating.told import facts_of
 from pipelines.policies import check_policies, in_force_over, policy_in_force, read_policies, read_policy
 from pipelines.times import Interval, parse_time
 from tests.pipelines.conftest import World
@@ -176,6 +177,22 @@ def test_guard_over_a_change_gives_each_minute_its_own_policy_and_says_which(
     assert [(trip["entity"], trip["ts"]) for trip in summary.tripped] == [
         (entity, f"{ts:%Y-%m-%dT%H:%MZ}") for entity, _, ts in first.iter_rows()
     ]
+
+
+def test_a_breaker_that_opens_in_the_first_minute_of_all_is_told(tmp_path: Path) -> None:
+    """It has no state before that one: by the run, and by the orchestrator's hour."""
+    lake = stored(tmp_path / "lake", 5, {"A": {}})
+    bars = rows(lake, "bars").with_columns(mark=pl.lit(95.0))  # 5 % from the index
+    span = Interval(T0, T0 + timedelta(minutes=5))
+    with lake.writer():
+        lake.replace("bars", bars, "v", span.start, span.end)
+    summary = guard_venue(lake, "v", span, Config(policy=folder(tmp_path / "policies", text())))
+    assert [(trip["entity"], trip["rule"], trip["ts"]) for trip in summary.tripped] == [
+        ("A", "mark_index_divergence", f"{T0 + timedelta(minutes=1):%Y-%m-%dT%H:%MZ}")
+    ]
+    hour = facts_of(lake, "v", span)["decisions"][T0]
+    assert hour["breakers opened"] == 1
+    assert "00:01 A mark_index_divergence: mark is 5.0 % from the index" in str(hour["tripped"])
 
 
 def decided(lake: Lake) -> list[Any]:
