@@ -31,8 +31,8 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## simulate a venue, train, score, guard and write the report
 	$(BIN)/cascadeguard demo
 
-test: $(READY) browser postgres ## run every test that can run here and say what was skipped; four at a time, for many wait for servers
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -q --ignore=tests/soak $(ARGS)
+test: $(READY) browser postgres ## run every test that can run here and say what was skipped; three at a time, for many wait for servers; threads of three learners would only wait for each other
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -q --ignore=tests/soak $(ARGS)
 
 soak: $(READY) ## a schedule with faults thrown in, against an undisturbed one: the short form of `python -m tests.soak.soak`
 	$(BIN)/python -m pytest tests/soak -q $(ARGS)
