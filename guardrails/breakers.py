@@ -5,19 +5,22 @@ condition is `exit`, and whatever keeps the quantity from being observed is its 
 A breaker of scope venue judges one row per minute, symbol `*`, and its verdict counts for every symbol.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 import polars as pl
 
 from guardrails import machine, wording
-from guardrails.facts import UTC_US, Shape
+from guardrails.facts import ALL, KEY, UTC_US, Shape
 from guardrails.ladder import ACTIONS, MEANING, REDUCE_ONLY, severity
 from guardrails.policy import FALLING, Breaker, Policy
 
 CLEAR, MISSING, OFF = "clear", "missing", "off"
 SYMBOL, VENUE = "symbol", "venue"
+ROWS_AT_ONCE = 500_000  # what is worked on together: a call costs a fixed time, a row memory
+Item = TypeVar("Item")
 NEW_CARRY = {"clean_min": 0, "probation_min": None, "latched": False, "present_min": machine.NEVER}
 
 
@@ -42,6 +45,10 @@ class BreakerRule:
     def lacks(self, policy: Policy) -> str:
         """The tables it needs that the venue is declared not to publish, "" where there is none."""
         return " and ".join(name.replace("_", " ") for name in self.needs if name in policy.inputs.not_published)
+
+    def told_by(self, policy: Policy) -> list[str]:
+        """The columns that its sentence reads."""
+        return sorted(set(self.seen(policy).meta.root_names()))
 
     def limit(self, rule: Breaker) -> str:
         """The threshold that opens it: "band is 5.0 %"."""
@@ -195,9 +202,17 @@ RULES = (
 )  # fmt: skip
 
 
-def signals(facts: pl.DataFrame, card: BreakerRule, rule: Breaker) -> pl.DataFrame:
-    """`facts` with `observed`, `fault`, and the exclusive Booleans `trip`, `clean`, `missing` of one breaker.
+def in_groups(items: Sequence[Item], rows: int) -> Iterator[Sequence[Item]]:
+    """`items` of `rows` rows each, in order, as many at once as keep below `ROWS_AT_ONCE` rows; one at least."""
+    size = max(ROWS_AT_ONCE // max(rows, 1), 1)
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
 
+
+def signals(facts: pl.DataFrame, card: BreakerRule, rule: Breaker) -> pl.DataFrame:
+    """The key of `facts` with `rule`, `observed`, `fault`, and the exclusive Booleans `trip`, `clean`, `missing`.
+
+    Beside them stands what the policy says of the rule: `WAITS`, how strict each state is, and what a verdict repeats.
     Written as the conditions that allow: what is not observed is missing, and what is not clean does not loosen.
     """
     observed = pl.col(card.fact).abs()
@@ -208,12 +223,21 @@ def signals(facts: pl.DataFrame, card: BreakerRule, rule: Breaker) -> pl.DataFra
     finite = observed.is_finite().fill_null(False)
     valid = fault.is_null() & finite
     told = valid | (finite & trip) if card.at_least else valid
-    return facts.with_columns(
-        observed=pl.when(told).then(observed),
+    return facts.select(
+        *KEY,
+        rule=pl.lit(card.name),
+        observed=pl.when(told).then(observed.cast(pl.Float64)),
         fault=pl.when(told).then(None).otherwise(pl.coalesce(fault, pl.lit(card.short))),
         trip=(told & trip).fill_null(False),
         clean=(valid & clean).fill_null(False),
         missing=~told,
+        **{name: pl.lit(value, machine.WAITS[name]) for name, value in machine.waits(rule).items()},
+        severity_open=severity(rule.action),
+        severity_probation=severity(rule.probation_action),
+        severity_missing=severity(rule.missing_action),
+        threshold=pl.lit(rule.enter),
+        unit=pl.lit(card.unit),
+        reset_authority=pl.lit(rule.reset),
     )
 
 
@@ -228,21 +252,24 @@ def resets_by_minute(resets: pl.DataFrame | None, venue: str) -> pl.DataFrame:
     return signed.select("rule", "symbol", minute.alias("ts")).drop_nulls().unique()
 
 
-def _with_resets(rows: pl.DataFrame, name: str, resets: pl.DataFrame) -> pl.DataFrame:
-    own = resets.filter(pl.col("rule") == name)
-    everywhere = own.filter(pl.col("symbol") == "*")["ts"].implode()
-    here = own.select("symbol", "ts", pl.lit(True).alias("reset"))
-    joined = rows.join(here, on=["symbol", "ts"], how="left", maintain_order="left")
-    return joined.with_columns(pl.col("reset").fill_null(False) | pl.col("ts").is_in(everywhere))
+def _with_resets(rows: pl.DataFrame, resets: pl.DataFrame) -> pl.DataFrame:
+    if resets.is_empty():
+        return rows.with_columns(reset=False)
+    everywhere = resets.filter(pl.col("symbol") == ALL).select("rule", "ts", reset_all=True)
+    here = resets.with_columns(reset=True)
+    joined = rows.join(here, on=["rule", "symbol", "ts"], how="left", maintain_order="left").join(
+        everywhere, on=["rule", "ts"], how="left", maintain_order="left"
+    )
+    return joined.with_columns(reset=pl.any_horizontal("reset", "reset_all").fill_null(False)).drop("reset_all")
 
 
 def _with_carry(rows: pl.DataFrame, state: pl.DataFrame) -> pl.DataFrame:
-    carried = rows.join(state.select("symbol", *machine.CARRY), on="symbol", how="left", maintain_order="left")
-    default = [
-        pl.col(name).cast(dtype) if NEW_CARRY[name] is None else pl.col(name).cast(dtype).fill_null(NEW_CARRY[name])
-        for name, dtype in machine.CARRY.items()
-    ]
-    return carried.with_columns(default)
+    new = {name: pl.lit(NEW_CARRY[name], dtype) for name, dtype in machine.CARRY.items()}
+    if state.is_empty():
+        return rows.with_columns(**new)
+    left = state.select("rule", "symbol", *(pl.col(name).cast(dtype) for name, dtype in machine.CARRY.items()))
+    carried = rows.join(left, on=["rule", "symbol"], how="left", maintain_order="left")
+    return carried.with_columns(pl.col(name).fill_null(default) for name, default in new.items())
 
 
 def allowed(leverage_floor: float) -> pl.Expr:
@@ -251,16 +278,15 @@ def allowed(leverage_floor: float) -> pl.Expr:
     return pl.when(paused).then(0.0).when(pl.col("severity") > 0).then(leverage_floor)
 
 
-def _severity(rule: Breaker) -> pl.Expr:
+def _severity() -> pl.Expr:
     by_state = (
         pl.when(pl.col("state") == machine.OPEN)
-        .then(severity(rule.action))
+        .then("severity_open")
         .when(pl.col("state") == machine.HALF_OPEN)
-        .then(severity(rule.probation_action))
+        .then("severity_probation")
         .otherwise(0)
     )
-    by_fault = pl.when("missing_held").then(severity(rule.missing_action)).otherwise(0)
-    return pl.max_horizontal(by_state, by_fault)
+    return pl.max_horizontal(by_state, pl.when("missing_held").then("severity_missing").otherwise(0))
 
 
 def _reset_words(rule: Breaker) -> str:
@@ -297,25 +323,35 @@ def _reason(card: BreakerRule, rule: Breaker, policy: Policy) -> pl.Expr:
     )
 
 
-def _told(rows: pl.DataFrame, card: BreakerRule, rule: Breaker, policy: Policy) -> pl.DataFrame:
-    """`rows` with `reason` and `clears_when`. Sentences cost more than verdicts: only rows that need one get one."""
-    words = {"reason": _reason(card, rule, policy), "clears_when": clears_when(card, rule)}
-    numbered = rows.with_row_index("_row")
+def _told(verdicts: pl.DataFrame, facts: pl.DataFrame, cards: Sequence[BreakerRule], policy: Policy) -> pl.DataFrame:
+    """`verdicts` with `reason` and `clears_when`; of every card, one row per row of `facts`.
+
+    Sentences cost more than verdicts: only rows that need one get one.
+    """
+    numbered = verdicts.with_row_index("_row")
     speaking = numbered.filter((pl.col("state") != machine.CLOSED) | pl.col("missing_held"))
-    return numbered.join(
-        speaking.select("_row", **words), on="_row", how="left", maintain_order="left"
-    ).drop("_row")  # fmt: skip
+    by_rule = speaking.partition_by("rule", as_dict=True)
+    told = [pl.DataFrame(schema={"_row": numbered.schema["_row"], "reason": pl.String, "clears_when": pl.String})]
+    for card in cards:
+        own = by_rule.get((card.name,))
+        if own is not None:
+            rule = policy.breakers[card.name]
+            words = {"reason": _reason(card, rule, policy), "clears_when": clears_when(card, rule)}
+            seen = facts.select(card.told_by(policy))[own["_row"] % facts.height]
+            told.append(
+                pl.concat([own.drop(seen.columns, strict=False), seen], how="horizontal").select("_row", **words)
+            )
+    return numbered.join(pl.concat(told), on="_row", how="left", maintain_order="left").drop("_row")
 
 
-def _off(facts: pl.DataFrame, card: BreakerRule, rule: Breaker, after: datetime | None) -> pl.DataFrame:
+def _off(rows: pl.DataFrame, card: BreakerRule, rule: Breaker) -> pl.DataFrame:
     """Verdicts of a breaker whose table the venue does not publish: clear, with a carry as if it had never judged."""
     nothing: dict[str, pl.DataType | type[pl.DataType]] = {
         "limit": pl.Float64, "observed": pl.Float64,
         **dict.fromkeys(("fault", "reason", "clears_when"), pl.String),
     }  # fmt: skip
-    rows = facts if after is None else facts.filter(pl.col("ts") > after)
     return rows.select(
-        "venue", "symbol", "ts",
+        *KEY,
         rule=pl.lit(card.name), state=pl.lit(OFF), verdict=pl.lit(CLEAR), severity=pl.lit(0, pl.Int64),
         limit_unit=pl.lit("x of new positions"), threshold=pl.lit(rule.enter), unit=pl.lit(card.unit),
         reset_authority=pl.lit(rule.reset),
@@ -324,42 +360,54 @@ def _off(facts: pl.DataFrame, card: BreakerRule, rule: Breaker, after: datetime 
     )  # fmt: skip
 
 
-def judge(
+def _judged(
     facts: pl.DataFrame,
-    card: BreakerRule,
+    cards: Sequence[BreakerRule],
     policy: Policy,
     *,
     state: pl.DataFrame,
     resets: pl.DataFrame,
-    after: datetime | None,
-) -> pl.DataFrame:
-    """The verdict of one breaker for every row of `facts` with `ts` after `after`.
-
-    Returns the facts' key with `rule, state, verdict` (clear, missing, tripped), `severity`, `limit` (leverage of new
-    positions, null = no limit), `observed, threshold, unit, fault, reason, clears_when, reset_authority` and the carry.
-
-    Where the policy says that the venue does not publish a table the breaker needs, its state is `off` and its verdict
-    clear, whatever `facts` hold.
-    """
-    rule = policy.breakers[card.name]
-    if card.lacks(policy):
-        return _off(facts, card, rule, after)
-    rows = signals(facts, card, rule)
-    rows = rows if after is None else rows.filter(pl.col("ts") > after)
-    own = state.filter(pl.col("rule") == card.name)
-    stepped = machine.step(_with_carry(_with_resets(rows, card.name, resets), own), rule)
-    ranked = _told(stepped.with_columns(severity=_severity(rule)), card, rule, policy)
+) -> dict[str, pl.DataFrame]:
+    """The verdicts of `cards` in one table of machines, cut into one table per card."""
+    rows = pl.concat([signals(facts, card, policy.breakers[card.name]) for card in cards])
+    stepped = machine.step(_with_carry(_with_resets(rows, resets), state))
+    told = _told(stepped.with_columns(severity=_severity()), facts, cards, policy)
     tripped = pl.col("state") != machine.CLOSED
-    return ranked.select(
-        "venue", "symbol", "ts",
-        rule=pl.lit(card.name),
+    verdicts = told.select(
+        *KEY, "rule",
         state=pl.when(tripped).then("state").when("missing_held").then(pl.lit(MISSING)).otherwise("state"),
         verdict=pl.when(tripped).then(pl.lit("tripped")).when("missing_held").then(pl.lit(MISSING)).otherwise(pl.lit(CLEAR)),
         severity="severity",
         limit=allowed(policy.caps.leverage_floor),
         limit_unit=pl.lit("x of new positions"),
-        observed="observed", threshold=pl.lit(rule.enter), unit=pl.lit(card.unit), fault="fault",
-        reason="reason", clears_when="clears_when",
-        reset_authority=pl.lit(rule.reset),
+        observed="observed", threshold="threshold", unit="unit", fault="fault",
+        reason="reason", clears_when="clears_when", reset_authority="reset_authority",
         **{name: pl.col(name) for name in machine.CARRY},
     )  # fmt: skip
+    return {card.name: verdicts.slice(number * facts.height, facts.height) for number, card in enumerate(cards)}
+
+
+def judge(
+    facts: pl.DataFrame,
+    cards: Sequence[BreakerRule],
+    policy: Policy,
+    *,
+    state: pl.DataFrame,
+    resets: pl.DataFrame,
+    after: datetime | None,
+) -> dict[str, pl.DataFrame]:
+    """By the name of each of `cards`, its verdict for every row of `facts` with `ts` after `after`, in their order.
+
+    Returns the facts' key with `rule, state, verdict` (clear, missing, tripped), `severity`, `limit` (leverage of new
+    positions, null = no limit), `observed, threshold, unit, fault, reason, clears_when, reset_authority` and the carry.
+
+    Where the policy says that the venue does not publish a table the breaker needs, its state is `off` and its verdict
+    clear, whatever `facts` hold. As many cards are judged at once as keep the rows below `ROWS_AT_ONCE`.
+    """
+    rows = facts if after is None else facts.filter(pl.col("ts") > after)
+    off = [card for card in cards if card.lacks(policy)]
+    judged = [card for card in cards if not card.lacks(policy)]
+    verdicts = {card.name: _off(rows, card, policy.breakers[card.name]) for card in off}
+    for some in in_groups(judged, rows.height):
+        verdicts |= _judged(rows, some, policy, state=state, resets=resets)
+    return {card.name: verdicts[card.name] for card in cards}

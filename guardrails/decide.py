@@ -4,7 +4,7 @@ No score enters here: the only inputs are what was observed, what the policy say
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeAlias
@@ -75,6 +75,7 @@ STATE: Shape = {
     **machine.CARRY,
     "first_ts": UTC_US,  # the symbol's first minute ever: after it, a minute without a bar is a gap
 }
+COMPARED = ("state", "severity", "limit")  # of a verdict: where one of them changes, that is a decision
 CLEAR_WORDS = "all rules are clear"
 MINUTE = timedelta(minutes=1)
 Verdicts: TypeAlias = dict[str, pl.DataFrame]  # by rule
@@ -194,15 +195,16 @@ def _judged(
     First every symbol's own breakers; then what follows from them: the venue as a whole and associated symbols.
     """
 
-    def judged(card: breakers.BreakerRule, rows: pl.DataFrame) -> pl.DataFrame:
-        return breakers.judge(rows, card, policy, state=state, resets=resets, after=after)
+    def judged(scope: str, rows: pl.DataFrame) -> Verdicts:
+        cards = [card for card in breakers.RULES if card.scope == scope]
+        return breakers.judge(rows, cards, policy, state=state, resets=resets, after=after)
 
     rows = with_told(facts, tables["holdings"], LOOP_GAIN, policy.inputs.positions_age_min_max)
-    symbol = {card.name: judged(card, rows) for card in breakers.RULES if card.scope == breakers.SYMBOL}
+    symbol = judged(breakers.SYMBOL, rows)
     own = _own(symbol)
     whole = venue_facts(facts, policy, pegs=tables["pegs"], fund=tables["fund"])
     whole = with_tripped_share(whole, facts, own, policy)
-    venue = {card.name: judged(card, whole) for card in breakers.RULES if card.scope == breakers.VENUE}
+    venue = judged(breakers.VENUE, whole)
     leverage, exposure = caps.judge(facts, tables["tiers"], policy, after, tables["peg_prices"])
     symbol[associated.ASSOCIATED] = associated.judge(own, _leads(own, list(symbol), policy), policy)
     return {**symbol, caps.LEVERAGE_CAP: leverage, caps.EXPOSURE_CAP: exposure}, venue
@@ -246,15 +248,16 @@ def _stamp(policy: Policy) -> dict[str, pl.Expr]:
     }
 
 
-def _limits(symbol: Verdicts, venue: Verdicts, facts: pl.DataFrame, flow: pl.DataFrame, policy: Policy) -> pl.DataFrame:
-    names = sorted([*symbol, *venue])
+def _limits(
+    wide: pl.DataFrame, names: list[str], facts: pl.DataFrame, flow: pl.DataFrame, policy: Policy
+) -> pl.DataFrame:
     binding, reason = _binding([name for name in names if name not in (caps.LEVERAGE_CAP, caps.EXPOSURE_CAP)])
     worst = pl.max_horizontal(*(f"{name}:severity" for name in names))
     leverage = pl.col(f"{caps.LEVERAGE_CAP}:limit")
     floored = pl.min_horizontal(leverage, policy.caps.leverage_floor)
     reasons = pl.concat_str(*(f"{name}:reason" for name in names), separator=" | ", ignore_nulls=True)
     return (
-        validity.with_validity(_wide(symbol, venue), facts, policy)
+        validity.with_validity(wide, facts, policy)
         .join(flow, on=list(KEY), how="left", maintain_order="left")
         .with_columns(
             action=worst.replace_strict(list(range(len(ACTIONS))), list(ACTIONS), return_dtype=pl.String),
@@ -269,17 +272,33 @@ def _limits(symbol: Verdicts, venue: Verdicts, facts: pl.DataFrame, flow: pl.Dat
     )  # fmt: skip
 
 
-def _before(verdict: pl.DataFrame, name: str, state: pl.DataFrame) -> pl.DataFrame:
-    """`verdict` with the state, severity and limit of the symbol's row before; for its first row, from `state`."""
-    own = state.filter(pl.col("rule") == name).select(
-        "symbol", state_carried="state", severity_carried="severity", limit_carried="limit"
-    )
-    joined = verdict.join(own, on="symbol", how="left", maintain_order="left")
-    first = pl.col("symbol") != pl.col("symbol").shift(1, fill_value="")
-    return joined.with_columns(
-        pl.when(first).then(f"{column}_carried").otherwise(pl.col(column).shift(1)).alias(f"{column}_before")
-        for column in ("state", "severity", "limit")
-    )
+def _together(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
+    """`frames` of verdicts in as few tables as their size allows."""
+    rows = max(frame.height for frame in frames)
+    return [_stacked(some) for some in breakers.in_groups(frames, rows)]
+
+
+def _stacked(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """`frames` of verdicts below each other; what only breakers carry is null for the others."""
+    return pl.concat(frames, how="diagonal_relaxed")
+
+
+def _changed(verdicts: pl.DataFrame, state: pl.DataFrame) -> pl.DataFrame:
+    """The rows whose state, severity or limit is not that of the row before, which stands beside as `state_before` ...
+
+    Before the first row of a rule and symbol stands what `state` carries. `verdicts`: together what is of one rule, in
+    it what is of one symbol, by time.
+    """
+
+    def changes() -> pl.Expr:
+        return pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"{name}_before")) for name in COMPARED)
+
+    beside = verdicts.with_columns(pl.col(COMPARED).shift(1).name.suffix("_before"), first=machine.first_of_each())
+    left = state.select("rule", "symbol", pl.col(COMPARED).name.suffix("_left"))
+    few = beside.filter(pl.col("first") | changes()).join(left, on=["rule", "symbol"], how="left")
+    return few.with_columns(
+        pl.when("first").then(f"{name}_left").otherwise(f"{name}_before").alias(f"{name}_before") for name in COMPARED
+    ).filter(changes())
 
 
 def _ids(changes: pl.DataFrame) -> pl.Series:
@@ -290,41 +309,32 @@ def _ids(changes: pl.DataFrame) -> pl.Series:
     return pl.Series("decision_id", [hashlib.sha256(text.encode()).hexdigest()[:20] for text in content], pl.String)
 
 
-def _changes(name: str, verdict: pl.DataFrame, state: pl.DataFrame, policy: Policy) -> pl.DataFrame:
-    compared = _before(verdict, name, state)
-    changed = pl.any_horizontal(
-        pl.col(column).ne_missing(pl.col(f"{column}_before")) for column in ("state", "severity", "limit")
-    )
+def _said_of_clear(policy: Policy) -> pl.Expr:
+    """What is said of a verdict that has no reason of its own: that the rule is clear, or why it is off."""
+    lacking = {card.name: card.lacks(policy) for card in breakers.RULES if card.lacks(policy)}
+    off = pl.lit("off: ") + pl.col("rule").replace_strict(lacking, default=None, return_dtype=pl.String)
+    said = pl.coalesce(off + " not published here", pl.lit("clear"))
+    return pl.col("rule").str.replace_all("_", " ", literal=True) + " is " + said
+
+
+def _decisions(changes: pl.DataFrame, policy: Policy) -> pl.DataFrame:
     action = pl.col("severity").replace_strict(list(range(len(ACTIONS))), list(ACTIONS), return_dtype=pl.String)
-    lacking = next((card.lacks(policy) for card in breakers.RULES if card.name == name), "")
-    said = f"{name.replace('_', ' ')} is " + (f"off: {lacking} not published here" if lacking else "clear")
-    return compared.filter(changed).with_columns(
+    told = changes.with_columns(
         scope=pl.when(pl.col("symbol") == ALL).then(pl.lit(breakers.VENUE)).otherwise(pl.lit(breakers.SYMBOL)),
         entity="symbol", state_after="state", limit_after="limit", action=action,
-        reason=pl.col("reason").fill_null(said),
+        reason=pl.col("reason").fill_null(_said_of_clear(policy)),
         clears_when=pl.col("clears_when").fill_null("nothing to clear"),
         data_health=pl.when(pl.col("fault").is_null()).then(pl.lit("ok")).otherwise("fault"),
         **_stamp(policy),
     )  # fmt: skip
-
-
-def _decisions(verdicts: Verdicts, state: pl.DataFrame, policy: Policy) -> pl.DataFrame:
-    changes = pl.concat(
-        [_changes(name, frame, state, policy) for name, frame in verdicts.items()], how="diagonal_relaxed"
-    )
-    ordered = changes.sort("ts", "symbol", "rule")
+    ordered = told.sort("ts", "symbol", "rule")
     identified = ordered.with_columns(_ids(ordered))
     return identified.select(pl.col(name).cast(dtype) for name, dtype in DECISIONS.items())
 
 
-def _state_at_end(verdicts: Verdicts, firsts: pl.DataFrame, end: datetime) -> pl.DataFrame:
-    last = pl.concat([frame.filter(pl.col("ts") == end) for frame in verdicts.values()], how="diagonal_relaxed")
+def _state(last: pl.DataFrame, firsts: pl.DataFrame) -> pl.DataFrame:
     dated = last.join(firsts, on="symbol", how="left")
     return dated.select(pl.col(name).cast(dtype) for name, dtype in STATE.items()).sort("symbol", "rule")
-
-
-def _on(verdicts: Verdicts, ticks: pl.Series) -> Verdicts:
-    return {name: frame.filter(pl.col("ts").is_in(ticks.implode())) for name, frame in verdicts.items()}
 
 
 def _nothing(state: pl.DataFrame) -> Decided:
@@ -389,12 +399,20 @@ def decide(
     ticks = bars["ts"].unique().sort()
     flow = throttle(facts, bars, policy).select(*KEY, throttle_usd_min="left_usd", throttle_reason="reason")
     reported = with_account_faults(facts, positions, collateral, policy)
-    limits = _limits(_on(symbol, ticks), _on(whole, ticks), reported, flow, policy)
-    decisions = _decisions(_on(symbol | whole, ticks), carried, policy)
+    ticked = pl.col("ts").is_in(ticks.implode())
+    groups = _together([*symbol.values(), *whole.values()])
+    limits = _limits(_wide(symbol, whole).filter(ticked), sorted([*symbol, *whole]), reported, flow, policy)
+    decisions = _decisions(_stacked(_changed(rows.filter(ticked), carried) for rows in groups), policy)
     if since is not None:
         limits, decisions = limits.filter(pl.col("ts") > since), decisions.filter(pl.col("ts") > since)
     priced = limits.join(facts.select(*KEY, "price"), on=KEY, how="left")
     new = since if since is not None else after
     over = accounts.over_caps(positions, collateral, priced, ticks, policy, since=new)
     crowded = exposures.over_limits(positions, collateral, facts, ticks, policy, since=new)
-    return Decided(limits.sort(KEY), decisions, over, crowded, _state_at_end(symbol | whole, firsts, end))
+    return Decided(
+        limits.sort(KEY),
+        decisions,
+        over,
+        crowded,
+        _state(_stacked(rows.filter(pl.col("ts") == end) for rows in groups), firsts),
+    )

@@ -176,7 +176,7 @@ def _fault(minutes: Sequence[Minute], name: str, fault: str) -> list[str | None]
 def _breaker(card: breakers.BreakerRule) -> Kind:
     def run(policy: Policy, minutes: Sequence[Minute], blank: pl.DataFrame) -> str:
         facts = _facts(blank, {card.fact: _column(minutes, "observed")})
-        absent: Shape = dict.fromkeys(card.seen(policy).meta.root_names(), pl.Float64())
+        absent: Shape = dict.fromkeys(card.told_by(policy), pl.Float64())
         absent |= dict.fromkeys(card.faults, pl.String())
         facts = facts.with_columns(
             pl.lit(None, dtype).alias(name) for name, dtype in absent.items() if name not in facts.columns
@@ -184,7 +184,8 @@ def _breaker(card: breakers.BreakerRule) -> Kind:
         signed = facts.filter(pl.Series([minute.reset for minute in minutes])).select("ts", "symbol", "venue")
         resets = breakers.resets_by_minute(signed.with_columns(rule=pl.lit(card.name), by=pl.lit(PERSON)), VENUE)
         state = pl.DataFrame(schema={"symbol": pl.String, "rule": pl.String, **machine.CARRY})
-        last = breakers.judge(facts, card, policy, state=state, resets=resets, after=None).row(-1, named=True)
+        verdicts = breakers.judge(facts, [card], policy, state=state, resets=resets, after=None)[card.name]
+        last = verdicts.row(-1, named=True)
         return f"{last['state']}, {ACTIONS[last['severity']]}"
 
     return Kind({"observed": card.unit}, _state_and_action, run)

@@ -27,11 +27,32 @@ CARRY: Shape = {
     "latched": pl.Boolean,
     "present_min": pl.Int64,
 }
+WAITS: Shape = {
+    "cool_down_wait": pl.Int64,  # minutes
+    "probation_wait": pl.Int64,
+    "missing_hold_wait": pl.Int64,
+    "by_timer": pl.Boolean,  # whether the clean time alone resets it; else a person must too
+}
+
+
+def waits(rule: Breaker) -> dict[str, int | bool]:
+    """The `WAITS` of one rule."""
+    return {
+        "cool_down_wait": rule.cool_down_min,
+        "probation_wait": rule.probation_min,
+        "missing_hold_wait": rule.missing_hold_min,
+        "by_timer": rule.reset == "timer",
+    }
+
+
+def first_of_each() -> pl.Expr:
+    """Whether a row is the first of its rule and symbol, in rows sorted by both."""
+    return pl.any_horizontal(pl.col(name) != pl.col(name).shift(1, fill_value="") for name in ("rule", "symbol"))
 
 
 def _runs(signals: pl.DataFrame) -> pl.DataFrame:
     """Number the rows, and number the runs of clean minutes; a run ends with the symbol or an unclean minute."""
-    first = pl.col("symbol") != pl.col("symbol").shift(1, fill_value="")
+    first = first_of_each()
     numbered = signals.with_columns(row=pl.int_range(pl.len()), first=first)
     return numbered.with_columns(run=(pl.col("first") | ~pl.col("clean")).cum_sum())
 
@@ -42,12 +63,13 @@ def _since(event: pl.Expr, carry: pl.Expr) -> pl.Expr:
     return pl.col("row") - at.forward_fill()
 
 
-def step(signals: pl.DataFrame, rule: Breaker) -> pl.DataFrame:
-    """State of one breaker for every row of `signals`.
+def step(signals: pl.DataFrame) -> pl.DataFrame:
+    """State of every breaker for every row of `signals`, each rule and symbol a machine of its own.
 
-    `signals`: sorted by symbol and minute without gaps; `symbol`; Boolean `trip`, `clean`, `missing`, `reset` without
-    nulls (`trip`, `clean`, `missing` exclude each other); and `CARRY`, what the minute before a symbol's first row
-    left behind, repeated on every row.
+    `signals`: together what is of one `rule`, in it what is of one `symbol`, and of that one row a minute without gaps;
+    Boolean `trip`, `clean`, `missing`, `reset` without nulls (`trip`, `clean`, `missing` exclude each other); `WAITS`,
+    the same in all rows of a rule; and `CARRY`, what the minute before the symbol's first row left behind, repeated on
+    every row.
 
     Adds `state`, `missing_held`, and replaces `CARRY` by what each minute leaves behind.
     """
@@ -57,8 +79,8 @@ def step(signals: pl.DataFrame, rule: Breaker) -> pl.DataFrame:
         present_min=_since(pl.col("missing"), pl.col("present_min")),
         probation_carry="probation_min",
     )
-    cooled = pl.col("clean") & (pl.col("clean_min") >= rule.cool_down_min)
-    accepted = cooled if rule.reset == "timer" else cooled & pl.col("reset")
+    cooled = pl.col("clean") & (pl.col("clean_min") >= pl.col("cool_down_wait"))
+    accepted = cooled & (pl.col("by_timer") | pl.col("reset"))
     begins = (
         pl.when(pl.col("first") & pl.col("clean") & pl.col("probation_carry").is_not_null())
         .then(pl.col("row") - 1 - pl.col("probation_carry"))
@@ -69,7 +91,7 @@ def step(signals: pl.DataFrame, rule: Breaker) -> pl.DataFrame:
     latch = (
         pl.when("trip")
         .then(True)
-        .when(pl.col("probation_min") >= rule.probation_min)
+        .when(pl.col("probation_min") >= pl.col("probation_wait"))
         .then(False)
         .when("first")
         .then("latched")
@@ -78,5 +100,5 @@ def step(signals: pl.DataFrame, rule: Breaker) -> pl.DataFrame:
     on_probation = pl.when(pl.col("probation_min").is_null()).then(pl.lit(OPEN)).otherwise(pl.lit(HALF_OPEN))
     return latched.with_columns(
         state=pl.when("latched").then(on_probation).otherwise(pl.lit(CLOSED)),
-        missing_held=pl.col("present_min") < rule.missing_hold_min,
+        missing_held=pl.col("present_min") < pl.col("missing_hold_wait"),
     ).drop("row", "first", "run", "probation_carry")

@@ -8,6 +8,7 @@ import pytest
 
 from guardrails.breakers import RULES, resets_by_minute, signals
 from guardrails.decide import decide
+from guardrails.facts import KEY
 from guardrails.ladder import severity
 
 
@@ -219,7 +220,7 @@ def test_the_cards_are_those_that_were_read_and_accepted():
 def test_what_is_not_observed_is_missing_with_the_first_fault_that_is_known(policy, card):
     def judged(value, *faults):
         told = dict(zip(card.faults, [*faults, None, None], strict=False))
-        kinds = {card.fact: pl.Float64, **dict.fromkeys(card.faults, pl.String)}
+        kinds = {**dict.fromkeys(KEY, pl.String), card.fact: pl.Float64, **dict.fromkeys(card.faults, pl.String)}
         row = signals(pl.DataFrame([{card.fact: value, **told}], schema=kinds), card, policy.breakers[card.name])
         return row.select("observed", "fault", "trip", "clean", "missing").row(0)
 

@@ -380,6 +380,20 @@ def test_runs_over_parts_give_the_rows_of_one_run_over_the_whole(whole_policy, m
     assert state.equals(whole.state)
 
 
+@pytest.mark.parametrize("rows", [1, 1_100, 2_000])
+def test_how_many_rows_are_worked_on_together_changes_nothing(whole_policy, messy_bars, monkeypatch, rows):
+    """One rule at a time, two rules of the symbols' 540 rows, and three."""
+    bars = messy_bars(7, 180)
+    more = {"resets": random_resets(7, bars), **random_tables(7, bars)}
+    whole, cut = decide(bars, whole_policy, **more), bars["ts"].min() + timedelta(minutes=60)
+    monkeypatch.setattr(breakers, "ROWS_AT_ONCE", rows)
+    first = decide(bars.filter(pl.col("ts") <= cut), whole_policy, **more)
+    second = decide(bars, whole_policy, state=first.state, since=cut, **more)
+    same(decide(bars, whole_policy, **more), whole)
+    assert second.state.equals(whole.state)
+    assert pl.concat([first.decisions, second.decisions]).rows() == whole.decisions.rows()
+
+
 def test_with_a_state_and_no_moment_everything_after_the_state_is_given_out(short_policy, calm_bars, at):
     bars = calm_bars(30, changes={15: {"mark": 97.0}})
     first = decide(bars.filter(pl.col("ts") <= at(20)), short_policy)

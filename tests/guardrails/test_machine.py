@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guardrails.machine import CARRY, NEVER, step
+from guardrails.machine import CARRY, NEVER, WAITS, step, waits
 from tests.examples import examples
 
 TRIP, CLEAN, BETWEEN, MISSING = "T", "c", "b", "m"
@@ -51,19 +51,28 @@ def slow_machine(signals, resets, rule):
 def frame(signals, resets, symbols=None, carry=FRESH):
     table = pl.DataFrame(
         {
+            "rule": ["band"] * len(signals),
             "symbol": symbols or ["A"] * len(signals),
             "trip": [signal == TRIP for signal in signals],
             "clean": [signal == CLEAN for signal in signals],
             "missing": [signal == MISSING for signal in signals],
             "reset": list(resets),
         },
-        schema={"symbol": pl.String, **dict.fromkeys(("trip", "clean", "missing", "reset"), pl.Boolean)},
+        schema={
+            "rule": pl.String,
+            "symbol": pl.String,
+            **dict.fromkeys(("trip", "clean", "missing", "reset"), pl.Boolean),
+        },
     )
     return table.with_columns(pl.lit(carry[name], dtype).alias(name) for name, dtype in CARRY.items())
 
 
+def stepped(table, rule):
+    return step(table.with_columns(pl.lit(value, WAITS[name]).alias(name) for name, value in waits(rule).items()))
+
+
 def fast_machine(signals, resets, rule):
-    return step(frame(signals, resets), rule).select("state", "missing_held").rows()
+    return stepped(frame(signals, resets), rule).select("state", "missing_held").rows()
 
 
 minutes = st.lists(
@@ -71,7 +80,7 @@ minutes = st.lists(
     min_size=1,
     max_size=80,
 )
-waits = st.integers(1, 5)
+minutes_to_wait = st.integers(1, 5)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +89,7 @@ def band(policy):
 
 
 @examples(300)
-@given(minutes=minutes, times=st.tuples(waits, waits, waits), reset=st.sampled_from(["timer", "person"]))
+@given(minutes=minutes, times=st.tuples(*[minutes_to_wait] * 3), reset=st.sampled_from(["timer", "person"]))
 def test_the_vectorised_machine_is_the_readable_one(band, minutes, times, reset):
     cool, probation, hold = times
     rule = replace(band, cool_down_min=cool, probation_min=probation, missing_hold_min=hold, reset=reset)
@@ -93,11 +102,11 @@ def test_the_vectorised_machine_is_the_readable_one(band, minutes, times, reset)
 def test_two_runs_over_parts_are_one_run_over_the_whole(band, minutes, cut, reset):
     rule = replace(band, cool_down_min=3, probation_min=2, missing_hold_min=3, reset=reset)
     signals, resets = zip(*minutes, strict=True)
-    whole = step(frame(signals, resets), rule)
-    first = step(frame(signals[:cut], resets[:cut]), rule)
+    whole = stepped(frame(signals, resets), rule)
+    first = stepped(frame(signals[:cut], resets[:cut]), rule)
     if cut < len(signals):
         carry = first.select(*CARRY).row(-1, named=True)
-        second = step(frame(signals[cut:], resets[cut:], carry=carry), rule)
+        second = stepped(frame(signals[cut:], resets[cut:], carry=carry), rule)
         assert pl.concat([first, second]).equals(whole)
 
 
@@ -107,7 +116,7 @@ def test_symbols_do_not_touch_each_other(band, one, other):
     rule = replace(band, cool_down_min=2, probation_min=2, missing_hold_min=2)
     parts = [tuple(zip(*part, strict=True)) for part in (one, other)]
     symbols = ["A"] * len(one) + ["B"] * len(other)
-    both = step(frame(parts[0][0] + parts[1][0], parts[0][1] + parts[1][1], symbols), rule)
+    both = stepped(frame(parts[0][0] + parts[1][0], parts[0][1] + parts[1][1], symbols), rule)
     alone = [fast_machine(*part, rule) for part in parts]
     assert both.select("state", "missing_held").rows() == alone[0] + alone[1]
 
@@ -181,20 +190,20 @@ def test_the_missing_verdict_is_held_to_the_minute(band):
 )
 def test_what_the_minute_before_left_behind_counts(band, carry, signals, seen):
     rule = replace(band, cool_down_min=3, probation_min=2)
-    found = step(frame(signals, [False] * len(signals), carry=FRESH | carry), rule)
+    found = stepped(frame(signals, [False] * len(signals), carry=FRESH | carry), rule)
     assert found.select("state", "probation_min").rows() == seen
 
 
 def test_a_missing_minute_before_the_first_is_still_held(band):
     rule = replace(band, missing_hold_min=3)
-    found = step(frame("ccc", [False] * 3, carry=FRESH | {"present_min": 1}), rule)
+    found = stepped(frame("ccc", [False] * 3, carry=FRESH | {"present_min": 1}), rule)
     # present for 2, 3 and 4 minutes: held while below 3
     assert found.select("missing_held", "present_min").rows() == [(True, 2), (False, 3), (False, 4)]
 
 
 def test_nothing_but_state_and_carry_is_added(band):
     signals = frame("cTc", [False] * 3)
-    assert set(step(signals, band).columns) == {*signals.columns, "state", "missing_held"}
+    assert set(stepped(signals, band).columns) == {*signals.columns, *WAITS, "state", "missing_held"}
 
 
 def test_the_table_has_exactly_one_answer_for_every_situation():
