@@ -122,6 +122,19 @@ def first_of(minutes: pl.Series, wanted: pl.Series) -> pl.DataFrame:
     return asked.join_asof(ticks, left_on="minute", right_on="tick", strategy="forward").drop_nulls("tick")
 
 
+def each_once(held: pl.DataFrame) -> pl.DataFrame:
+    """`held`, sorted by ts, account and symbol, with one row for each: what a snapshot told twice counts as told last.
+
+    Of two that became known together the larger counts, and one whose size cannot be told before both.
+    """
+    key = ("ts", "account", "symbol")
+    again = pl.all_horizontal(pl.col(name).eq_missing(pl.col(name).shift(1)) for name in key)
+    if held.select(again.any()).item():
+        ranked = held.sort(*key, "known_at", pl.col("qty").abs(), nulls_last=True)
+        held = ranked.unique(key, keep="last", maintain_order=True)
+    return held.drop("known_at")
+
+
 def held_at(positions: pl.DataFrame, minutes: pl.Series, since: datetime | None) -> pl.DataFrame:
     """Open positions by the first of `minutes` at which they are known; an account's newest snapshot in it.
 
@@ -131,11 +144,12 @@ def held_at(positions: pl.DataFrame, minutes: pl.Series, since: datetime | None)
     ticks = first_of(minutes, known["minute"])
     known = known.join(ticks if since is None else ticks.filter(pl.col("tick") > since), on="minute")
     newest = known.filter(pl.col("snapshot_ts") == pl.col("snapshot_ts").max().over("account", "tick"))
-    held = newest.filter(~(pl.col("qty") == 0).fill_null(False)).select(
-        "account", "symbol", "snapshot_ts", pl.col("tick").alias("ts"), "margin_mode",
+    held = newest.select(
+        "account", "symbol", "snapshot_ts", pl.col("tick").alias("ts"), "known_at", "margin_mode",
         qty=finite("qty"), entry_price=finite("entry_price"), isolated_margin=finite("isolated_margin"),
     )  # fmt: skip
-    return with_owner(held.sort("ts", "account", "symbol"))
+    once = each_once(held.sort("ts", "account", "symbol"))
+    return with_owner(once.filter(~(pl.col("qty") == 0).fill_null(False)))
 
 
 def _priced(held: pl.DataFrame, limits: pl.DataFrame) -> pl.DataFrame:

@@ -10,6 +10,7 @@ from guardrails.accounts import (
     by_owner,
     collateral_usd,
     collateral_values,
+    each_once,
     finite,
     first_of,
     levered,
@@ -52,10 +53,11 @@ def whole_snapshots(positions: pl.DataFrame, minutes: pl.Series) -> pl.DataFrame
     )
     seen = known.join(first_of(minutes, known["minute"]), on="minute")
     newest = seen.filter(pl.col("ts") == pl.col("ts").max().over("tick")).select("ts", "tick")
-    return positions.join(newest, on="ts").select(
-        "account", "symbol", "margin_mode", pl.col("tick").alias("ts"), pl.col("ts").alias("snapshot_ts"),
+    held = positions.join(newest, on="ts").select(
+        "account", "symbol", "margin_mode", pl.col("tick").alias("ts"), pl.col("ts").alias("snapshot_ts"), "known_at",
         qty=finite("qty"), entry_price=finite("entry_price"), isolated_margin=finite("isolated_margin"),
-    ).sort("ts", "account", "symbol")  # fmt: skip
+    )  # fmt: skip
+    return each_once(held.sort("ts", "account", "symbol"))
 
 
 def maintenance_lines(tiers: pl.DataFrame | None, symbols: pl.Series, policy: Policy) -> pl.DataFrame:

@@ -374,6 +374,37 @@ def test_a_closed_position_is_nobodys_business(judged):
     assert judged([("x", "A", 0.0, {})], []).is_empty()
 
 
+@pytest.mark.parametrize(
+    ("sizes", "apart", "seen"),
+    [
+        ((3_000.0, 1_001.0), 0.1, 100_100.0),  # told again with another size: what was told last counts
+        ((1_001.0, 3_000.0), 0.1, 300_000.0),
+        ((3_000.0, 0.0), 0.1, None),  # told again as closed
+        ((3_000.0, -1_001.0), 0.0, 300_000.0),  # known together: the larger, of either side
+        ((1_001.0, -3_000.0), 0.0, 300_000.0),
+        ((3_000.0, None), 0.0, "missing"),  # known together: what cannot be told is the safe side
+        ((None, 3_000.0), 0.0, "missing"),
+        ((None, 3_000.0), 0.1, 300_000.0),
+    ],
+)
+def test_a_snapshot_told_twice_counts_once_as_told_last(judged, at, sizes, apart, seen):
+    told = [
+        ("x", "A", sizes[0], {"known_at": at(34.75 - apart)}),
+        ("x", "A", sizes[1], {}),
+        ("x", "B", 0.0, {}),
+        ("y", "A", 1_001.0, {}),
+    ]
+    funds = [("x", "USDT", 10_000.0), ("y", "USDT", 1e9)]
+    for rows in (told, told[::-1]):
+        found = judged(rows, funds)
+        if seen is None:
+            assert found.is_empty()
+        elif seen == "missing":
+            assert set(found["verdict"]) == {"missing"}
+        else:
+            assert (only(found)["notional_usd"], only(found)["symbol"]) == (seen, "A")
+
+
 def test_a_snapshot_is_judged_once_at_the_first_minute_with_bars_in_which_it_is_known(judged, at, calm_bars):
     position = [("x", "A", 1_001.0, {})]
     funds = [("x", "USDT", 10_000.0)]

@@ -275,6 +275,21 @@ def test_dollars_are_forced_by_symbol_and_side(policy, at):
         assert forced(nothing, None, ONE_PERCENT, market, policy).schema == found.schema
 
 
+def test_a_snapshot_told_twice_is_forced_once_as_told_last(policy, at):
+    held = {"venue": "v", "account": "x", "symbol": "A", "ts": at(9), "entry_price": 100.0, "margin_mode": "isolated"}
+    told = [{"known_at": at(9.5), "qty": 700.0}, {"known_at": at(9.75), "qty": 1_000.0}]
+    market = pl.DataFrame(
+        {"symbol": ["A"], "ts": at(10), "price": [100.0], "price_fault": pl.Series([None], dtype=pl.String)},
+        schema_overrides={"ts": UTC_US},
+    )
+    for rows in (told, told[::-1]):
+        positions = pl.DataFrame(
+            [held | {"isolated_margin": 10.0} | row for row in rows],
+            schema_overrides={"ts": UTC_US, "known_at": UTC_US},
+        )
+        assert forced(positions, None, ONE_PERCENT, market, policy)["forced_fall_usd"].to_list() == [100_000]
+
+
 def test_the_order_of_positions_and_facts_is_irrelevant_to_what_is_forced(policy, at):
     """Legs of one account apart in the table still share their room."""
     base = {"venue": "v", "ts": at(10), "known_at": at(10), "entry_price": 100.0, "margin_mode": "cross"}
