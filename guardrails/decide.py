@@ -134,24 +134,23 @@ def _resume_after(state: pl.DataFrame, since: datetime | None, venue: str) -> da
     return after
 
 
-def _strictest(names: list[str]) -> list[tuple[pl.Expr, str]]:
-    """Per rule of `names` whether it is the one that decides an action; the first that is, is.
+def _with_strictest(rows: pl.DataFrame, names: list[str]) -> pl.DataFrame:
+    """`rows` with `decides`, the name of the one of `names` that decides the action; null where every severity is 0.
 
     The strictest action first; a breach before a missing input; then by name, so that the order of rules is
-    irrelevant. None is where every severity is 0.
+    irrelevant.
     """
-    rank = {
-        name: pl.col(f"{name}:severity") * 2 + (pl.col(f"{name}:verdict") == "tripped").cast(pl.Int64) for name in names
-    }
-    top = pl.max_horizontal(*rank.values())
-    return [((value == top) & (pl.col(f"{rule}:severity") > 0), rule) for rule, value in sorted(rank.items())]
-
-
-def _first(decides: list[tuple[pl.Expr, str]]) -> pl.Expr:
-    name = pl.lit("none")
-    for condition, rule in reversed(decides):
-        name = pl.when(condition).then(pl.lit(rule)).otherwise(name)
-    return name
+    ordered = sorted(names)
+    ranks = [
+        pl.col(f"{name}:severity") * 2 + (pl.col(f"{name}:verdict") == "tripped").cast(pl.Int64) for name in ordered
+    ]
+    ranked = rows.with_columns(top=pl.max_horizontal(ranks))
+    first = pl.min_horizontal(
+        pl.when((rank == pl.col("top")) & (pl.col(f"{name}:severity") > 0)).then(number)
+        for number, (name, rank) in enumerate(zip(ordered, ranks, strict=True))
+    )
+    named = first.replace_strict(range(len(ordered)), ordered, return_dtype=pl.String)
+    return ranked.with_columns(decides=named).drop("top")
 
 
 def _own(verdicts: Verdicts) -> pl.DataFrame:
@@ -163,7 +162,7 @@ def _own(verdicts: Verdicts) -> pl.DataFrame:
 def _leads(own: pl.DataFrame, names: list[str], policy: Policy) -> pl.DataFrame:
     """The rows of the symbols that lead others, with the `rule` that decides."""
     mine = own.filter(pl.col("symbol").is_in(list(policy.associated.leads)))
-    return mine.select("symbol", "ts", "severity", rule=_first(_strictest(names)))
+    return _with_strictest(mine, names).select("symbol", "ts", "severity", rule=pl.col("decides").fill_null("none"))
 
 
 def _observed(facts: pl.DataFrame, given: Mapping[str, pl.DataFrame | None], policy: Policy) -> dict[str, pl.DataFrame]:
@@ -210,14 +209,24 @@ def _judged(
     return {**symbol, caps.LEVERAGE_CAP: leverage, caps.EXPOSURE_CAP: exposure}, venue
 
 
-def _binding(names: list[str]) -> tuple[pl.Expr, pl.Expr]:
-    """Name and sentence of the rule that decides. With no action, the first cap that is not clear."""
-    decides = _strictest(names)
-    decides += [(pl.col(f"{cap}:verdict") != breakers.CLEAR, cap) for cap in (caps.LEVERAGE_CAP, caps.EXPOSURE_CAP)]
+def _with_binding(wide: pl.DataFrame, names: list[str]) -> pl.DataFrame:
+    """`wide` with `binding` and `reason`, name and sentence of the rule that decides.
+
+    With no action it is the first cap that is not clear, and "none" without one.
+    """
+    breaking = [name for name in names if name not in (caps.LEVERAGE_CAP, caps.EXPOSURE_CAP)]
+    bound = pl.coalesce(
+        "decides",
+        *(
+            pl.when(pl.col(f"{cap}:verdict") != breakers.CLEAR).then(pl.lit(cap))
+            for cap in (caps.LEVERAGE_CAP, caps.EXPOSURE_CAP)
+        ),
+        pl.lit("none"),
+    )
     reason = pl.lit(CLEAR_WORDS)
-    for condition, rule in reversed(decides):
-        reason = pl.when(condition).then(f"{rule}:reason").otherwise(reason)
-    return _first(decides), reason
+    for name in names:
+        reason = pl.when(pl.col("binding") == name).then(f"{name}:reason").otherwise(reason)
+    return _with_strictest(wide, breaking).with_columns(binding=bound).with_columns(reason=reason)
 
 
 def _beside(verdicts: Verdicts, columns: tuple[str, ...]) -> pl.DataFrame:
@@ -251,19 +260,17 @@ def _stamp(policy: Policy) -> dict[str, pl.Expr]:
 def _limits(
     wide: pl.DataFrame, names: list[str], facts: pl.DataFrame, flow: pl.DataFrame, policy: Policy
 ) -> pl.DataFrame:
-    binding, reason = _binding([name for name in names if name not in (caps.LEVERAGE_CAP, caps.EXPOSURE_CAP)])
     worst = pl.max_horizontal(*(f"{name}:severity" for name in names))
     leverage = pl.col(f"{caps.LEVERAGE_CAP}:limit")
     floored = pl.min_horizontal(leverage, policy.caps.leverage_floor)
     reasons = pl.concat_str(*(f"{name}:reason" for name in names), separator=" | ", ignore_nulls=True)
     return (
-        validity.with_validity(wide, facts, policy)
+        validity.with_validity(_with_binding(wide, names), facts, policy)
         .join(flow, on=list(KEY), how="left", maintain_order="left")
         .with_columns(
             action=worst.replace_strict(list(range(len(ACTIONS))), list(ACTIONS), return_dtype=pl.String),
             leverage_cap=pl.when(worst > 0).then(floored).otherwise(leverage),
             exposure_cap_usd=pl.col(f"{caps.EXPOSURE_CAP}:limit").cast(pl.Int64),
-            binding=binding, reason=reason,
             reasons=pl.when(reasons.str.len_chars() > 0).then(reasons).otherwise(pl.lit(CLEAR_WORDS)),
             missing=_missing_inputs(names),
             **_stamp(policy),
