@@ -10,13 +10,14 @@ the order given: of two rows with one key the first is kept, and which one that 
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from pipelines.adapters import VENUE_NAME, Adapter, Kind, Origin, adapter_named
+from pipelines.adapters.lines import first_line
 from pipelines.adapters.rows import Columnar, Delimited, fields
 from pipelines.config import Config
 from pipelines.errors import InputError
@@ -70,9 +71,10 @@ def _kinds_of(path: Path, adapter: Adapter) -> list[Kind]:
     """
     faults: list[InputError] = []
     found: list[Kind] = []
+    first = cache(first_line)
     for kind in adapter.kinds:
         try:
-            seen = fields(path, kind.layout)
+            seen = fields(path, kind.layout, first)
         except InputError as error:
             faults.append(error)
             continue
@@ -209,10 +211,11 @@ class _Read:
     fault: str | None = None
 
 
-def _read(lake: Lake, file: _File, *, by: _Reading) -> _Read:
+def _read(lake: Lake, file: _File, *, by: _Reading, done: Set[tuple[str, str]] | None) -> _Read:
+    """Read one file, unless it is in `done`; without that, unless the lake says that it holds it."""
     try:
         source = by.source(file, _sha256(file.path))
-        known = lake.committed("ingest_log", source.key("log"))
+        known = lake.committed("ingest_log", source.key("log")) if done is None else source.known_as in done
         return _Read(source.sha256, None if known else stage(source, by.origin(source), lake))
     except InputError as error:
         return _Read(fault=str(error))
@@ -250,7 +253,7 @@ class _Run:
             self.faults.append(read.fault)
             return
         source = self.by.source(file, read.sha256)
-        if read.staging is None or (source.sha256, source.label) in self.done:
+        if read.staging is None or source.known_as in self.done:
             self.skipped.append(str(file.path))
         else:
             self._take(source, read.staging)
@@ -264,7 +267,7 @@ class _Run:
         try:
             origin = self.by.origin(source)
             self.reports.append(take(source, staging, origin, self.lake, self.by.choice.role, unchanged))
-            self.done.add((source.sha256, source.label))
+            self.done.add(source.known_as)
         except InputError as error:
             self.faults.append(str(error))
 
@@ -378,7 +381,8 @@ def ingest_sound(
     with lake.writer():
         clear_staging(lake.root)
         run.done = _done(lake)
-        read = pool.map(lake, partial(_read, by=by), _named_as_drawn(files, progress))
+        done = run.done if pool is HERE else None  # as long as the log: it stays here, and a worker asks the lake
+        read = pool.map(lake, partial(_read, by=by, done=done), _named_as_drawn(files, progress))
         for file, content in _in_order(files, read):
             run.file(file, content)
     return _summary(run, ignored), [*faults, *run.faults]

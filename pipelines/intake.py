@@ -49,6 +49,11 @@ class Source:
     def label(self) -> str:
         return f"{self.adapter.name}/{self.kind.name}"
 
+    @property
+    def known_as(self) -> tuple[str, str]:
+        """What the log of the lake knows it by."""
+        return self.sha256, self.label
+
     def key(self, table: str) -> str:
         """Name of this source's transaction on `table`."""
         return f"{self.sha256}:{self.label}:{table}"

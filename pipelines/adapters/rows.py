@@ -79,10 +79,11 @@ class JsonDocument:
 Layout = Delimited | JsonLines | Columnar | JsonTable | JsonDocument
 
 
-def fields(path: Path, layout: Layout) -> tuple[str, ...]:
+def fields(path: Path, layout: Layout, first: Callable[[Path], tuple[int, str]] = first_line) -> tuple[str, ...]:
     """What a file is recognised by: the fields of its first line, or its column names. Empty for json lines.
 
-    Raises InputError where the file cannot be read in this layout at all.
+    `first` gives the first line; who asks for many layouts of a file may keep it. Raises InputError where the file
+    cannot be read in this layout at all.
     """
     if isinstance(layout, Columnar):
         return _column_names(path)
@@ -90,7 +91,7 @@ def fields(path: Path, layout: Layout) -> tuple[str, ...]:
         return layout.columns if whole_text(path, 64).lstrip().startswith("[") else ()
     if isinstance(layout, JsonDocument):
         return tuple(_document(path)) if whole_text(path, 64).lstrip().startswith("{") else ()
-    _, raw = first_line(path)
+    _, raw = first(path)
     if isinstance(layout, JsonLines):
         return (raw,)
     return tuple(field.lower() for field in split_fields(raw, layout.separator))
