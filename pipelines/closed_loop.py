@@ -341,6 +341,8 @@ def _restraint(minutes: pl.DataFrame, before: Stretch | None, last: Stretch, gua
 
 # --- all arms of all seeds ---
 
+Work: TypeAlias = Callable[[int], list[ArmRun]]  # a seed -> its arms
+
 
 def run_seed(setting: Setting, arms: Sequence[Arm], seed: int) -> list[ArmRun]:
     """Every arm of one seed, in order.
@@ -363,10 +365,18 @@ def run_seed(setting: Setting, arms: Sequence[Arm], seed: int) -> list[ArmRun]:
 
 
 def run_seeds(
-    setting: Setting, policy: Policy, seeds: Sequence[int], *, score: Score | None = volatility_score, workers: int = 1
+    setting: Setting,
+    policy: Policy,
+    seeds: Sequence[int],
+    *,
+    score: Score | None = volatility_score,
+    workers: int = 1,
+    memory: Callable[[Work, int], list[ArmRun]] | None = None,
 ) -> Iterator[tuple[int, list[ArmRun]]]:
     """Every arm of every seed, seed by seed in the order of `seeds`, whatever `workers` is.
 
-    `score` stands for the model; None leaves its arm out. With several workers it must be importable.
+    `score` stands for the model; None leaves its arm out. `memory(work, seed)` is asked for each seed and may know what
+    `work(seed)` would come to. With several workers both must be importable.
     """
-    return each_seed(partial(run_seed, setting, arms_of(policy, score)), seeds, workers=workers)
+    work = partial(run_seed, setting, arms_of(policy, score))
+    return each_seed(work if memory is None else partial(memory, work), seeds, workers=workers)

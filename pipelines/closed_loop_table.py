@@ -7,6 +7,7 @@ seeds: the middle 90 % of the means of as many seeds, drawn with replacement.
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,19 @@ from rich.table import Table
 from guardrails.policy import Policy
 from models.bootstrap import day_weights
 from models.evaluation.decision import STATED, Costs, break_even_usd, of_loop
-from pipelines.closed_loop import EVERY_MIN, GUARDED, MODEL, NONE, WARM_MIN, WITHOUT, ArmRun, Setting, run_seeds
+from pipelines.closed_loop import (
+    EVERY_MIN,
+    GUARDED,
+    MODEL,
+    NONE,
+    WARM_MIN,
+    WITHOUT,
+    ArmRun,
+    Setting,
+    run_seeds,
+    volatility_score,
+)
+from pipelines.closed_loop_kept import Kept, key_of
 from pipelines.config import Config
 from pipelines.errors import InputError
 from pipelines.policies import policy_in_force, read_policies
@@ -223,11 +236,12 @@ def _judged(changed: Sequence[bool], saved: Estimate, material: float) -> str:
 
 
 def run_loop(
-    config: Config, seeds: Sequence[int], days: float, *, workers: int = 1, say: Say = silent
+    config: Config, seeds: Sequence[int], days: float, *, workers: int = 1, keep: Path | None = None, say: Say = silent
 ) -> tuple[LoopSummary, list[list[ArmRun]]]:
     """Run every arm of every seed at the simulator of the settings, and tell it.
 
-    Raises InputError for a policy or settings that are refused, and for days of less than an hour.
+    Seeds that are finished are kept in the folder `keep`, and those that are there are not run again. Raises InputError
+    for a policy or settings that are refused, for days of less than an hour, and for a folder that cannot be used.
     """
     hours = round(days * 24) if 0 < days <= DAYS_MAX else 0
     if hours < 1:
@@ -236,8 +250,9 @@ def run_loop(
     policy = policy_in_force(read_policies(config), setting.opens)
     if 60 * EVERY_MIN % setting.venue.step_s:
         raise InputError("a run of the guard must hold whole steps", where=f"step_s = {setting.venue.step_s}")
+    memory = None if keep is None else Kept(keep, key_of(setting, policy, volatility_score)).seed
     runs = []
-    for seed, found in run_seeds(setting, policy, seeds, workers=workers):
+    for seed, found in run_seeds(setting, policy, seeds, workers=workers, memory=memory):
         say(f"seed {seed}")
         runs.append(found)
     return summary_of(setting, policy, runs, Costs(**config.costs.model_dump())), runs

@@ -15,6 +15,10 @@ def loop(
         Path | None, typer.Option("--policy", metavar="FILE", help="A policy; default the one in force.")
     ] = None,
     workers: Annotated[int, typer.Option("--workers", help="Seeds that run at the same time.", min=1)] = 1,
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep", metavar="FOLDER", help="Keep finished seeds there, and do not run again what is there."),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a self-contained page too.")
     ] = None,
@@ -31,7 +35,7 @@ def loop(
     chosen = settings if policy is None else settings.model_copy(update={"policy": policy})
     wanted = parse_seeds(seeds)
     with progress("loop", total=len(wanted)) as say:
-        summary, runs = run_loop(chosen, wanted, days, workers=workers, say=say)
+        summary, runs = run_loop(chosen, wanted, days, workers=workers, keep=keep, say=say)
     if html is not None:
         write_page(html, render(summary, *worked(runs)), "--html")
     emit(summary, as_json, sentence)

@@ -27,12 +27,12 @@ SAYS = {
 
 
 def name_of(venue: str) -> str:
-    """The venue as Dagster takes names.
+    """The venue as Dagster takes names; no two venues share one, for a name of a venue has no capitals.
 
-    >>> name_of("binance-usdm")
-    'binance_usdm'
+    >>> name_of("binance-usdm"), name_of("binance_usdm")
+    ('binance_usdm', 'binance_U_usdm')
     """
-    return re.sub(r"\W", "_", venue)
+    return re.sub(r"\W", "_", venue.replace("_", "_U_"))
 
 
 def asset_key(venue: str, step: str) -> dg.AssetKey:

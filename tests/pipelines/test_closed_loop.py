@@ -23,6 +23,7 @@ from models.simulator.controls import free
 from pipelines import cli
 from pipelines import closed_loop as loop
 from pipelines.closed_loop import GUARDED, MODEL, NONE, SERIES, START, STREAM, WITHOUT, Arm, ArmRun, Guard, Setting
+from pipelines.closed_loop_kept import Kept, key_of
 from pipelines.closed_loop_table import HARM, LoopSummary, paired, sentence, summary_of, usd, worked, worth
 from pipelines.commands.shared import parse_seeds
 from pipelines.errors import InputError
@@ -374,6 +375,71 @@ def test_the_command_writes_the_page_and_prints_json(
     told = json.loads(capsys.readouterr().out)
     assert (told["seeds"], told["venue"]["accounts"], told["symbol_minutes"]) == ([4], 40, 60 * 4)
     assert "closed loop" in Path("page.html").read_text(encoding="utf-8")
+
+
+def test_a_finished_seed_is_kept_to_the_bit_and_not_run_again(
+    tmp_path: Path, policy: Policy, runs: list[list[ArmRun]]
+) -> None:
+    def never(_: int) -> list[ArmRun]:
+        raise AssertionError("it was run again")
+
+    kept = Kept(tmp_path / "new" / "folder", key_of(SETTING, policy, None))
+    for work in (lambda seed: runs[seed - 1], never):
+        for seed, expected in enumerate(runs, start=1):
+            found = kept.seed(work, seed)
+            assert [(run.arm, run.seed, run.numbers) for run in found] == [
+                (run.arm, run.seed, run.numbers) for run in expected
+            ]
+            for one, other in zip(found, expected, strict=True):
+                assert_frame_equal(one.minutes, other.minutes)
+    assert len(list(kept.folder.iterdir())) == len(runs)
+
+
+def test_what_another_setting_policy_score_or_code_found_is_not_taken(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = {
+        key_of(SETTING, policy, None),
+        key_of(SETTING, policy, loop.volatility_score),
+        key_of(replace(SETTING, hours=3), policy, None),
+        key_of(replace(SETTING, venue=replace(VENUE, accounts=81)), policy, None),
+        key_of(SETTING, loop.without(policy, "price_band"), None),
+    }
+    monkeypatch.setattr("pipelines.closed_loop_kept.code_sha256", lambda: "other")
+    assert len(of | {key_of(SETTING, policy, None)}) == 6
+
+
+def test_a_seed_that_fails_is_not_kept_and_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    def failing(seed: int) -> list[ArmRun]:
+        raise ValueError(f"seed {seed}")
+
+    kept = Kept(tmp_path, "key")
+    with pytest.raises(ValueError, match="seed 3"):
+        kept.seed(failing, 3)
+    assert not kept.path(3).exists()
+    kept.path(3).write_bytes(b"PAR1 cut short")
+    with pytest.raises(InputError, match=r"not a finished seed of `loop`.*delete it"):
+        kept.seed(failing, 3)
+    with pytest.raises(InputError, match=r"seeds cannot be kept .*directory"):
+        Kept(kept.path(3) / "below", "key").seed(failing, 1)
+
+
+def test_a_run_that_was_cut_off_goes_on_where_it_stood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "arms_of", lambda policy, _: (Arm(NONE), Arm(GUARDED, policy)))
+    Path("cascadeguard.toml").write_text("[simulator]\naccounts = 20\nstep_s = 60\n", encoding="utf-8")
+    command = ["loop", "--days", "0.05", "--keep", "kept", "--json"]
+    assert cli.run([*command, "--seeds", "4"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    simulated: list[int] = []
+    run_arm = loop.run_arm
+    monkeypatch.setattr(loop, "run_arm", lambda *args: simulated.append(args[1]) or run_arm(*args))
+    assert cli.run([*command, "--seeds", "4-5"]) == 0
+    both = json.loads(capsys.readouterr().out)
+    assert set(simulated) == {5}
+    assert [run for run in both["runs"] if run["seed"] == 4] == alone["runs"]
 
 
 @pytest.mark.parametrize(
