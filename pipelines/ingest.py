@@ -29,6 +29,7 @@ from pipelines.progress import Say, silent
 from pipelines.staging import Staging, clear_staging
 
 ROLES = ("perp", "spot")
+FILES_AHEAD = 8  # per worker: so many are read before the first of them must be stored; what waits, waits on disk
 DATA_SUFFIXES = (".csv", ".gz", ".xz", ".zip", ".json", ".jsonl", ".feather", ".parquet")
 
 
@@ -382,10 +383,16 @@ def ingest_sound(
         clear_staging(lake.root)
         run.done = _done(lake)
         done = run.done if pool is HERE else None  # as long as the log: it stays here, and a worker asks the lake
-        read = pool.map(lake, partial(_read, by=by, done=done), _named_as_drawn(files, progress))
-        for file, content in _in_order(files, read):
-            run.file(file, content)
+        for some in _batched(files, FILES_AHEAD * pool.workers):
+            read = pool.map(lake, partial(_read, by=by, done=done), _named_as_drawn(some, progress))
+            for file, content in _in_order(some, read):
+                run.file(file, content)
     return _summary(run, ignored), [*faults, *run.faults]
+
+
+def _batched(items: Sequence[_File], size: int) -> Iterator[Sequence[_File]]:
+    """`items` in order, `size` of them at a time."""
+    return (items[first : first + size] for first in range(0, len(items), size))
 
 
 def _named_as_drawn(files: Sequence[_File], progress: Say | None) -> Iterator[_File]:

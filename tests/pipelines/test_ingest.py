@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ from features.schema import IngestLog, Quarantine, Trades
 from pipelines.bars import build_pending
 from pipelines.config import Config
 from pipelines.errors import InputError
-from pipelines.ingest import Choice, IngestSummary, ingest
+from pipelines.ingest import FILES_AHEAD, Choice, IngestSummary, ingest
 from pipelines.lake import Lake
 
 T0 = 1760054400_000000  # 2025-10-10T00:00:00Z
@@ -300,6 +301,29 @@ def test_the_same_bytes_under_two_names_are_one_file(lake: Lake, tmp_path: Path)
     paths = [_file(tmp_path / name, [_line(1)]) for name in ("a.csv", "b.csv")]
     summary = _run(lake, *paths)
     assert (summary.files, summary.skipped) == (1, (str(paths[1]),))
+
+
+def test_files_that_are_read_ahead_are_stored_in_order_and_few_wait_on_disk(tmp_path: Path) -> None:
+    """Workers that are done in the wrong order: one key in all files, so that the first file decides."""
+    waiting: list[int] = []
+
+    class Backwards:
+        workers = 2
+
+        def map(self, lake: Lake, work: Any, items: Any) -> Iterator[Any]:
+            read = [(item, work(lake, item)) for item in items]
+            for pair in reversed(read):
+                waiting.append(sum(found.staging.folder.exists() for _, found in read))
+                yield pair
+
+    count = 2 * FILES_AHEAD * Backwards.workers + 3
+    files = [_file(tmp_path / f"{n:02}.csv", [_line(0, price=n + 1), _line(n + 1)]) for n in range(count)]
+    straight, backwards = Lake(tmp_path / "straight"), Lake(tmp_path / "backwards")
+    ingest("tardis", files, straight, CONFIG)
+    ingest("tardis", files, backwards, CONFIG, pool=Backwards())
+    _assert_same(straight, backwards)
+    assert backwards.scan("trades").filter(trade_id="0").collect()["price"].to_list() == [1.0]
+    assert max(waiting) == FILES_AHEAD * Backwards.workers
 
 
 def test_progress_names_every_file(lake: Lake, folder: Path) -> None:
