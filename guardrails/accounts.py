@@ -97,7 +97,7 @@ def with_owner(rows: pl.DataFrame) -> pl.DataFrame:
     [0, 0, 1, 2]
     """
     changed = pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift(1)) for name in ("ts", "account"))
-    return rows.with_columns(owner=changed.cum_sum().cast(pl.UInt32) - 1)
+    return rows.with_columns(owner=changed.cum_sum() - 1)
 
 
 def by_owner(rows: pl.DataFrame, sums: dict[str, pl.Expr]) -> pl.DataFrame:
@@ -384,7 +384,8 @@ def over_caps(
     A snapshot is judged at the first of `minutes` (those that have bars) at which it is known, with that minute's
     `limits` (which carry `price` here). Symbol `*` speaks of the whole account against `account_ceiling_usd`,
     `cluster:<name>` of its positions in a cluster against the cluster's cap (`cluster_caps`), and `asset:<name>` of its
-    collateral in one asset that is not at par (`notional_usd` is then the worth of it).
+    collateral in one asset that is not at par (`notional_usd` is then the worth of it). A position that was told twice
+    in one snapshot counts as told last.
     """
     if positions is None or positions.is_empty() or limits.is_empty():
         return pl.DataFrame(schema=SCHEMA)

@@ -203,7 +203,13 @@ RULES = (
 
 
 def in_groups(items: Sequence[Item], rows: int) -> Iterator[Sequence[Item]]:
-    """`items` of `rows` rows each, in order, as many at once as keep below `ROWS_AT_ONCE` rows; one at least."""
+    """`items` of `rows` rows each, in order, as many at once as keep to `ROWS_AT_ONCE` rows; one at least.
+
+    >>> [len(group) for group in in_groups("abcde", 200_000)], len(list(in_groups("abcde", 900_000)))
+    ([2, 2, 1], 5)
+    >>> list(in_groups("abcde", 0))
+    ['abcde']
+    """
     size = max(ROWS_AT_ONCE // max(rows, 1), 1)
     for first in range(0, len(items), size):
         yield items[first : first + size]
@@ -232,9 +238,9 @@ def signals(facts: pl.DataFrame, card: BreakerRule, rule: Breaker) -> pl.DataFra
         clean=(valid & clean).fill_null(False),
         missing=~told,
         **{name: pl.lit(value, machine.WAITS[name]) for name, value in machine.waits(rule).items()},
-        severity_open=severity(rule.action),
-        severity_probation=severity(rule.probation_action),
-        severity_missing=severity(rule.missing_action),
+        severity_open=pl.lit(severity(rule.action), pl.Int64),
+        severity_probation=pl.lit(severity(rule.probation_action), pl.Int64),
+        severity_missing=pl.lit(severity(rule.missing_action), pl.Int64),
         threshold=pl.lit(rule.enter),
         unit=pl.lit(card.unit),
         reset_authority=pl.lit(rule.reset),

@@ -160,17 +160,14 @@ def _own(verdicts: Verdicts) -> pl.DataFrame:
 
 
 def _leads(own: pl.DataFrame, names: list[str], policy: Policy) -> pl.DataFrame:
-    """The rows of the symbols that lead others, with the `rule` that decides."""
+    """The rows of the symbols that lead others, with the `rule` that decides; null where they are normal."""
     mine = own.filter(pl.col("symbol").is_in(list(policy.associated.leads)))
-    return _with_strictest(mine, names).select("symbol", "ts", "severity", rule=pl.col("decides").fill_null("none"))
+    return _with_strictest(mine, names).select("symbol", "ts", "severity", rule="decides")
 
 
 def _observed(facts: pl.DataFrame, given: Mapping[str, pl.DataFrame | None], policy: Policy) -> dict[str, pl.DataFrame]:
     """What positions and collateral say where nothing else is `given`; `peg_prices` is what the margin add-on reads."""
-    minutes, (positions, collateral) = (
-        facts["ts"].unique().sort(),
-        (given[name] for name in ("positions", "collateral")),
-    )
+    minutes, positions, collateral = facts["ts"], given["positions"], given["collateral"]
     found = {"peg_prices": observed.pegs(collateral, None, minutes, policy)}
     if given["holdings"] is None and positions is not None and not positions.is_empty():
         found["holdings"] = observed.loop_gain(positions, collateral, given["tiers"], facts, policy)
@@ -214,7 +211,6 @@ def _with_binding(wide: pl.DataFrame, names: list[str]) -> pl.DataFrame:
 
     With no action it is the first cap that is not clear, and "none" without one.
     """
-    breaking = [name for name in names if name not in (caps.LEVERAGE_CAP, caps.EXPOSURE_CAP)]
     bound = pl.coalesce(
         "decides",
         *(
@@ -226,7 +222,7 @@ def _with_binding(wide: pl.DataFrame, names: list[str]) -> pl.DataFrame:
     reason = pl.lit(CLEAR_WORDS)
     for name in names:
         reason = pl.when(pl.col("binding") == name).then(f"{name}:reason").otherwise(reason)
-    return _with_strictest(wide, breaking).with_columns(binding=bound).with_columns(reason=reason)
+    return _with_strictest(wide, names).with_columns(binding=bound).with_columns(reason=reason)
 
 
 def _beside(verdicts: Verdicts, columns: tuple[str, ...]) -> pl.DataFrame:
@@ -270,7 +266,7 @@ def _limits(
         .with_columns(
             action=worst.replace_strict(list(range(len(ACTIONS))), list(ACTIONS), return_dtype=pl.String),
             leverage_cap=pl.when(worst > 0).then(floored).otherwise(leverage),
-            exposure_cap_usd=pl.col(f"{caps.EXPOSURE_CAP}:limit").cast(pl.Int64),
+            exposure_cap_usd=f"{caps.EXPOSURE_CAP}:limit",
             reasons=pl.when(reasons.str.len_chars() > 0).then(reasons).otherwise(pl.lit(CLEAR_WORDS)),
             missing=_missing_inputs(names),
             **_stamp(policy),
@@ -403,7 +399,7 @@ def decide(
     tables = given | _observed(facts, given, policy)
     signed = breakers.resets_by_minute(resets, venue)
     symbol, whole = _judged(facts, tables, policy, state=carried, resets=signed, after=after)
-    ticks = bars["ts"].unique().sort()
+    ticks = bars["ts"].unique()
     flow = throttle(facts, bars, policy).select(*KEY, throttle_usd_min="left_usd", throttle_reason="reason")
     reported = with_account_faults(facts, positions, collateral, policy)
     ticked = pl.col("ts").is_in(ticks.implode())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardrails.accounts import SCHEMA, Cap, breaches, over_caps
+from guardrails.accounts import SCHEMA, Cap, breaches, first_of, over_caps
 from guardrails.decide import decide
 from guardrails.policy import PolicyError, parse_policy
 
@@ -368,6 +368,25 @@ def test_collateral_is_used_only_once_it_is_known_and_not_when_it_is_old(judged,
     short_life = policy_with(inputs__collateral_age_min_max=10)
     assert judged(position, funds, deposited=25, policy=short_life).filter(verdict="missing").is_empty()
     assert judged(position, funds, deposited=24, policy=short_life).filter(verdict="missing").height == 1
+
+
+def test_every_snapshot_of_a_lone_position_counts(judged, calm_limits, short_policy, at):
+    rows = [
+        {"venue": "v", "account": "x", "symbol": "A", "ts": at(minute), "known_at": at(minute), "qty": 1_001.0,
+         "entry_price": 100.0, "margin_mode": "cross", "isolated_margin": None}
+        for minute in (33, 35, 36)
+    ]  # fmt: skip
+    limits = calm_limits(short_policy)
+    found = over_caps(
+        pl.DataFrame(rows, schema=POSITION), None, limits, limits["ts"].unique(), short_policy, since=None
+    )
+    assert found.filter(symbol="A")["ts"].to_list() == [at(33), at(35), at(36)]
+
+
+def test_the_first_minute_not_before_is_found_whatever_the_order_of_minutes(at):
+    minutes = pl.Series([at(7), at(3), at(5), at(3)])
+    wanted = pl.Series([at(6), at(1), at(5), at(8)])
+    assert first_of(minutes, wanted).rows() == [(at(1), at(3)), (at(5), at(5)), (at(6), at(7))]
 
 
 def test_a_closed_position_is_nobodys_business(judged):

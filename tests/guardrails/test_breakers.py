@@ -1,13 +1,14 @@
 """Each breaker just below, at and above its thresholds, and what it says."""
 
 import math
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from guardrails.breakers import RULES, resets_by_minute, signals
-from guardrails.decide import decide
+from guardrails.breakers import RULES, judge, resets_by_minute, signals
+from guardrails.decide import decide, empty_state
 from guardrails.facts import KEY
 from guardrails.ladder import severity
 
@@ -264,22 +265,43 @@ def test_a_rule_lacks_what_the_venue_does_not_publish(policy_with):
     assert list(lacks.values()) == ["", "", "depth", "open interest and depth"]
 
 
+def test_a_verdict_that_is_off_has_the_columns_and_the_settings_of_one_that_is_not(policy_with, at):
+    (card,) = [one for one in RULES if one.name == "oi_drop"]
+    blank = dict.fromkeys([card.fact, *card.told_by(policy_with())], pl.Float64()) | dict.fromkeys(
+        card.faults, pl.String()
+    )
+    facts = pl.DataFrame({"venue": ["v"], "symbol": ["A"], "ts": [at(1)]}).with_columns(
+        pl.lit(None, dtype).alias(name) for name, dtype in blank.items()
+    )
+    on, off = (
+        judge(facts, [card], policy_with(inputs__not_published=away), state=empty_state(),
+              resets=resets_by_minute(None, "v"), after=None)[card.name]
+        for away in ([], ["open_interest"])
+    )  # fmt: skip
+    assert (on["state"].item(), off["state"].item()) == ("missing", "off")
+    assert dict(on.schema) == dict(off.schema)
+    kept = ("rule", "limit_unit", "threshold", "unit", "reset_authority")
+    assert on.select(kept).rows() == off.select(kept).rows()
+
+
 def test_a_reset_counts_once_signed_at_the_first_full_minute_not_before_it(at):
     rows = [
         {"venue": "v", "rule": "r", "symbol": "A", "ts": at(1), "by": "kim"},
         {"venue": "v", "rule": "r", "symbol": "A", "ts": at(0.5), "by": "lee"},  # the same minute: one row
         {"venue": "v", "rule": "r", "symbol": "B", "ts": at(1.01), "by": "kim"},
+        {"venue": "v", "rule": "r", "symbol": "F", "ts": at(1) + timedelta(microseconds=1), "by": "kim"},
         {"venue": "w", "rule": "r", "symbol": "C", "ts": at(1), "by": "kim"},
         {"venue": "v", "rule": "r", "symbol": "D", "ts": at(1), "by": "  "},
         {"venue": "v", "rule": None, "symbol": "E", "ts": at(1), "by": "kim"},
     ]
     table = pl.DataFrame(rows).cast({"ts": pl.Datetime("us", "UTC")})
-    assert sorted(resets_by_minute(table, "v").rows()) == [("r", "A", at(1)), ("r", "B", at(2))]
+    assert sorted(resets_by_minute(table, "v").rows()) == [("r", "A", at(1)), ("r", "B", at(2)), ("r", "F", at(2))]
     assert resets_by_minute(table.cast({"ts": pl.Datetime("ms", "UTC")}), "v").sort("symbol")["ts"].to_list() == [
         at(1),
         at(2),
+        at(1),  # a thousandth of a second is too coarse to tell
     ]
-    assert resets_by_minute(table.drop("venue"), "v").height == 3
+    assert resets_by_minute(table.drop("venue"), "v").height == 4
     for nothing in (None, table.clear()):
         assert resets_by_minute(nothing, "v").schema == {
             "rule": pl.String,

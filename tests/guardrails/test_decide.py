@@ -394,6 +394,18 @@ def test_how_many_rows_are_worked_on_together_changes_nothing(whole_policy, mess
     assert pl.concat([first.decisions, second.decisions]).rows() == whole.decisions.rows()
 
 
+def test_a_change_of_the_action_alone_is_a_decision(short_policy_with, calm_bars, at):
+    """Open and then without its input: the state stays, the limit stays at 0, the action does not."""
+    policy = short_policy_with(breakers_mark_index_divergence__missing_action="halted")
+    decided = decide(calm_bars(25, changes={15: {"mark": 97.0}, 17: {"index": None}}), policy)
+    rows = decided.decisions.filter(pl.col("ts") > at(1), rule="mark_index_divergence")
+    assert rows.select("ts", "state_before", "state_after", "action", "limit_before", "limit_after").rows() == [
+        (at(15), "closed", "open", "reduce_only", None, 0.0),
+        (at(17), "open", "open", "halted", 0.0, 0.0),
+        (at(22), "open", "open", "reduce_only", 0.0, 0.0),
+    ]
+
+
 def test_with_a_state_and_no_moment_everything_after_the_state_is_given_out(short_policy, calm_bars, at):
     bars = calm_bars(30, changes={15: {"mark": 97.0}})
     first = decide(bars.filter(pl.col("ts") <= at(20)), short_policy)
@@ -431,7 +443,8 @@ def test_a_state_of_another_venue_or_of_a_later_time_is_refused(policy, calm_bar
     state = decide(bars, policy).state
     with pytest.raises(ValueError, match="state"):
         decide(bars.with_columns(venue=pl.lit("w")), policy, state=state)
-    with pytest.raises(ValueError, match="since"):
+    told = f"`since` must not be before the state's {at(10)}, was {at(5)}"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
         decide(bars, policy, state=state, since=at(5))
     later = state.with_columns(pl.col("ts") + pl.duration(minutes=1))
     two_minutes = pl.concat([state, later])

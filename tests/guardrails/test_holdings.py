@@ -271,6 +271,13 @@ def test_dollars_are_forced_by_symbol_and_side(policy, at):
         ("E", at(10), at(9.5), 0, 0, "price stale"),
     ]
     assert forced(positions, None, ONE_PERCENT, market[::-1], policy).equals(found)
+    closed = pl.col("qty") == 0
+    nobody = positions.with_columns(entry_price=pl.when(~closed).then("entry_price"), margin_mode=pl.lit("cross"))
+    deposits = pl.DataFrame(
+        [{"account": account, "asset": "USDT", "ts": at(9), "known_at": at(9), "amount": 1e9} for account in "xyz"],
+        schema_overrides={"ts": UTC_US, "known_at": UTC_US},
+    )
+    assert forced(nobody, deposits, ONE_PERCENT, market, policy)["forced_rise_usd"].sum() == 0
     for nothing in (None, positions.clear()):
         assert forced(nothing, None, ONE_PERCENT, market, policy).schema == found.schema
 
@@ -316,7 +323,7 @@ def test_the_order_of_positions_and_facts_is_irrelevant_to_what_is_forced(policy
     assert expected.filter(ts=at(10))["loop_gain"].n_unique() > 1
     for mixed in (market[::-1], market.sort("ts", "symbol", descending=[True, False])):
         found = loop_gain(positions, deposits, ONE_PERCENT, mixed, policy)
-        assert found.sort("symbol", "ts").equals(expected.sort("symbol", "ts"))
+        assert found.equals(expected)  # by symbol and time, whatever the order of facts
 
 
 def test_positions_of_a_snapshot_that_is_half_known_wait_for_the_rest(policy, at):
