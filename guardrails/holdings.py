@@ -48,9 +48,7 @@ FUND: Shape = {"ts": UTC_US, "fund_usd": pl.Float64, "fund_drawdown": pl.Float64
 
 def whole_snapshots(positions: pl.DataFrame, minutes: pl.Series) -> pl.DataFrame:
     """Positions of the newest snapshot (every `ts` is one) at the first of `minutes` at which it is known whole."""
-    known = (
-        positions.group_by("ts").agg(pl.col("known_at").max()).with_columns(minute=minute_of("known_at").cast(UTC_US))
-    )
+    known = positions.group_by("ts").agg(pl.col("known_at").max()).with_columns(minute=minute_of("known_at"))
     seen = known.join(first_of(minutes, known["minute"]), on="minute")
     newest = seen.filter(pl.col("ts") == pl.col("ts").max().over("tick")).select("ts", "tick")
     held = positions.join(newest, on="ts").select(
@@ -307,7 +305,7 @@ def fund(collateral: pl.DataFrame | None, minutes: pl.Series, policy: Policy) ->
     own = None if collateral is None else collateral.filter(pl.col("account") == account)
     if own is None or own.is_empty():
         return _silent(grid, FUND, "fund_fault", f"insurance fund {NOT_TOLD}")
-    moments = pl.concat([grid["ts"], own["known_at"].cast(UTC_US)]).unique().sort()
+    moments = pl.concat([grid["ts"], own["known_at"].cast(UTC_US)]).sort()
     wanted = owners(with_owner(pl.DataFrame({"ts": moments}).with_columns(account=pl.lit(account))))
     held = collateral_usd(collateral_values(own, wanted, policy), wanted).rename({"deposit_usd": "fund_usd"}).sort("ts")
     unknown = pl.when(pl.col("fund_usd").is_null()).then(pl.lit("insurance fund missing, stale or without a price"))

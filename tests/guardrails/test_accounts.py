@@ -2,6 +2,7 @@
 
 import math
 import re
+from datetime import timedelta
 from functools import cache
 
 import polars as pl
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardrails.accounts import SCHEMA, Cap, breaches, first_of, over_caps
+from guardrails.accounts import SCHEMA, Cap, breaches, first_of, minute_of, over_caps
 from guardrails.decide import decide
 from guardrails.policy import PolicyError, parse_policy
 
@@ -383,6 +384,30 @@ def test_every_snapshot_of_a_lone_position_counts(judged, calm_limits, short_pol
     assert found.filter(symbol="A")["ts"].to_list() == [at(33), at(35), at(36)]
 
 
+def test_a_row_counts_from_the_first_full_minute_not_before_it_is_known(at):
+    tick = timedelta(microseconds=1)
+    known = pl.DataFrame({"known_at": [at(3) - tick, at(3), at(3) + tick, at(3) + 2 * tick]})
+    assert known.select(minute_of("known_at")).to_series().to_list() == [at(3), at(3), at(4), at(4)]
+
+
+def test_the_newest_collateral_counts_whatever_the_order_of_rows(calm_limits, short_policy, at):
+    row = {"venue": "v", "account": "x", "ts": at(34), "known_at": at(34)}
+    leg = {"symbol": "A", "qty": 1_001.0, "entry_price": 100.0, "margin_mode": "cross", "isolated_margin": None}
+    held = pl.DataFrame([row | leg], schema=POSITION)
+    told = pl.DataFrame(
+        [row | {"asset": "USDT", "amount": amount, "ts": at(minute), "known_at": at(minute)}
+         for minute, amount in ((33, 10_000.0), (31, 1e9), (32, 1e8))]
+    )  # fmt: skip
+    limits = calm_limits(short_policy)
+    found = over_caps(held, told, limits, limits["ts"].unique(), short_policy, since=None)
+    assert found["excess_usd"].to_list() == [100]
+
+
+def test_less_than_a_dollar_of_equity_is_equity(judged):
+    row = only(judged([("x", "A", 1.0, {})], [("x", "USDT", 0.5)]))
+    assert (row["leverage"], row["excess_usd"]) == (200.0, 95)  # 100 / 0.5; 100 - 10 x 0.5
+
+
 def test_the_first_minute_not_before_is_found_whatever_the_order_of_minutes(at):
     minutes = pl.Series([at(7), at(3), at(5), at(3)])
     wanted = pl.Series([at(6), at(1), at(5), at(8)])
@@ -409,8 +434,8 @@ def test_a_closed_position_is_nobodys_business(judged):
 def test_a_snapshot_told_twice_counts_once_as_told_last(judged, at, sizes, apart, seen):
     told = [
         ("x", "A", sizes[0], {"known_at": at(34.75 - apart)}),
-        ("x", "A", sizes[1], {}),
         ("x", "B", 0.0, {}),
+        ("x", "A", sizes[1], {}),
         ("y", "A", 1_001.0, {}),
     ]
     funds = [("x", "USDT", 10_000.0), ("y", "USDT", 1e9)]

@@ -174,6 +174,9 @@ def test_a_calm_market_is_normal_with_the_tier_as_its_cap(short_policy, calm_bar
         None,
     )
     assert row["binding"] == "exposure_cap"
+    deep = {"depth_bid_100bps_usd": 4e10, "depth_ask_100bps_usd": 5e10, "oi_usd": 1e12}
+    clear = decide(calm_bars(40, changes=dict.fromkeys(range(1, 41), deep)), short_policy, tiers=TIERS).limits
+    assert clear.select("binding", "reason", "reasons").row(-1) == ("none", *["all rules are clear"] * 2)
 
 
 def test_no_bars_give_no_rows_and_leave_the_state(policy, calm_bars):
@@ -394,6 +397,15 @@ def test_how_many_rows_are_worked_on_together_changes_nothing(whole_policy, mess
     assert pl.concat([first.decisions, second.decisions]).rows() == whole.decisions.rows()
 
 
+def test_what_was_given_out_after_the_state_and_before_since_is_not_given_out_again(short_policy, calm_bars, at):
+    bars = calm_bars(40, changes={15: {"mark": 97.0}, 39: {"mark": 97.0}})
+    state = decide(bars.filter(pl.col("ts") <= at(10)), short_policy).state
+    found = decide(bars, short_policy, state=state, since=at(30)).decisions
+    whole = decide(bars, short_policy).decisions
+    assert found.rows() == whole.filter(pl.col("ts") > at(30)).rows()
+    assert found.height > 0 < whole.filter(pl.col("ts").is_between(at(11), at(30))).height
+
+
 def test_a_change_of_the_action_alone_is_a_decision(short_policy_with, calm_bars, at):
     """Open and then without its input: the state stays, the limit stays at 0, the action does not."""
     policy = short_policy_with(breakers_mark_index_divergence__missing_action="halted")
@@ -565,6 +577,11 @@ def test_bars_with_nothing_but_their_key_are_cautious_not_normal(policy, calm_ba
     assert limits["action"].unique().to_list() == ["cautious"]
     assert limits["leverage_cap"].unique().to_list() == [2.0]
     assert limits["exposure_cap_usd"].unique().to_list() == [10_000]
+    told = (
+        "depth missing, open interest missing, price missing, liquidations missing, no feed heard, trades missing, "
+        "open interest or depth of every symbol missing"
+    )  # each once, where the first rule by name that lacks it stands
+    assert limits["missing"].unique().to_list() == [told]
 
 
 # --- asymmetry

@@ -409,6 +409,15 @@ def test_a_price_of_a_peg_counts_for_an_hour_and_a_use_for_a_day(pegged):
     assert rows["depeg_fault"].to_list() == [None, "price of USDT missing", "price of USDT missing", None]
 
 
+def test_pegs_are_known_when_they_are_in_whatever_unit_that_was_told(policy, at):
+    table = pl.DataFrame(
+        [{"account": "x", "asset": "USDT", "ts": at(9), "known_at": at(9), "amount": 1.0, "price_usd": 0.95}]
+    )
+    for kind in ("us", "ms", "ns"):
+        told = table.cast(dict.fromkeys(("ts", "known_at"), pl.Datetime(kind, "UTC")))
+        assert pegs(told, None, pl.Series([at(10)]), policy)["depeg"].item() == pytest.approx(0.05)
+
+
 def test_the_order_of_minutes_is_irrelevant_to_pegs(pegged):
     minutes, deposits = range(3, 60), [("USDT", 0, 5.0)]
     prices = [("USDT", minute, 1 - minute / 1000) for minute in range(60)]
