@@ -240,6 +240,11 @@ def gains_of(gains):
     return lambda positions, **more: gains(positions, **more)["loop_gain"].item()
 
 
+def test_without_positions_every_minute_says_so(gains, at):
+    told = [("A", at(minute), None, "positions not told") for minute in (10, 11)]
+    assert gains([], until=11).rows() == told
+
+
 def test_dollars_are_forced_by_symbol_and_side(policy, at):
     held = {"venue": "v", "ts": at(9.5), "known_at": at(9.75), "margin_mode": "isolated", "isolated_margin": 10.0}
     legs = [
