@@ -10,9 +10,10 @@ from tests.examples import LONG, LONG_EXAMPLES
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 LONGEST = (
-    "test_demo", "test_closed_loop", "test_tracking_service", "test_stress", "test_real_day", "test_replay",
-    "test_runs", "test_dagster", "test_distributed_steps", "test_serve", "test_steps", "test_train", "test_fuzz",
-    "test_simulator",
+    "test_tracking_service", "test_steps", "test_demo", "test_closed_loop", "test_runs", "test_ingest", "test_replay",
+    "test_distributed_steps", "test_poll", "test_dagster", "test_stress", "test_serve_opened", "test_train",
+    "test_gate", "test_decide", "test_real_day", "test_guard_without_model", "test_book", "test_tracking",
+    "test_distributed", "test_fuzz", "test_simulator",
 )  # fmt: skip
 
 settings.register_profile("quick", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])

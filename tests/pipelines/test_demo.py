@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    simulator = SimulatorConfig(accounts=400, days=6, step_s=60)
-    label = LabelConfig(fall_pct=1.0, sigmas=2.0)  # small moves count: six days of a small venue hold few large ones
+    simulator = SimulatorConfig(accounts=400, days=3, step_s=60)
+    label = LabelConfig(fall_pct=1.0, sigmas=2.0)  # small moves count: three days of a small venue hold few large ones
     return Config(simulator=simulator, warning=WarningConfig(rounds=40, folds=2), label=label, seed=11)
 
 
