@@ -141,6 +141,46 @@ def test_a_symbol_opens_and_escape_goes_back_to_the_same_list(opened: Opened) ->
     page.wait_for_url("**/?text=s001")
 
 
+def pressed_for(page: Any, selector: str, press_ms: int) -> int:
+    """A click as a hand makes it: the button is down for a while. Returns how many symbols are shown at its end."""
+    box = page.locator(selector).first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.wait_for_timeout(press_ms)
+    shown = len(page.evaluate(SHOWN))
+    page.mouse.up()
+    return shown
+
+
+def test_a_row_that_is_pressed_right_after_typing_opens(opened: Opened) -> None:
+    """The press takes the focus from the filter, which asks again; the answer must not come between down and up."""
+    page = opened.go("/")
+    page.focus("#text")
+    page.keyboard.type("s0014")
+    until(page, "document.querySelectorAll('#symbols a.open').length === 1")
+    pressed_for(page, "#symbols a.open", 600)
+    page.wait_for_url("**/symbol?*", timeout=5_000)
+    assert page.inner_text("h1").startswith("S0014-PERP")
+
+
+def test_an_answer_that_comes_while_the_button_is_down_is_shown_after_it(opened: Opened) -> None:
+    page = opened.go("/")
+    page.focus("#text")
+    page.keyboard.type("s0014")
+    shown_meanwhile = pressed_for(page, "#symbols tbody tr:first-child td:last-child", 600)
+    assert shown_meanwhile == SYMBOLS
+    until(page, "document.querySelectorAll('#symbols a.open').length === 1")
+
+
+def test_a_release_that_is_never_told_holds_nothing_up_for_long(opened: Opened) -> None:
+    page = opened.go("/")
+    page.dispatch_event("#symbols tbody", "pointerdown", {"button": 0, "isPrimary": True})
+    page.fill("#text", "s0014")
+    page.wait_for_timeout(2_100)
+    page.fill("#text", "s001")
+    until(page, "document.querySelectorAll('#symbols a.open').length === 10")
+
+
 def test_a_decision_is_reached_from_a_breaker(opened: Opened) -> None:
     page = opened.go("/breakers?text=S0007")
     page.click("td.s-open a")

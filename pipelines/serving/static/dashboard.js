@@ -1,4 +1,4 @@
-// Keys, and what a refresh must not disturb: scroll, open details, the stamp of what is shown. htmx does the asking.
+// Keys, and what a refresh must not disturb: presses, scroll, open details, the stamp of what is shown. htmx asks.
 (() => {
   "use strict";
   const find = (selector) => document.querySelector(selector);
@@ -6,6 +6,9 @@
   const kept = new Map();
   let last = ""; // the row that had the focus
   let polled = ""; // what the form said when the open page asked
+  let pressed = 0; // until when a swap waits: a row that is replaced between press and release is not clicked
+  let owed = false; // an answer came meanwhile and was not shown
+  const pressMax = 2000; // ms; a release may never be told
 
   const asked = () => (find("#asked") ? new URLSearchParams(new FormData(find("#asked"))).toString() : "");
 
@@ -64,11 +67,25 @@
     note.hidden = !is;
   };
 
+  const release = () => {
+    pressed = 0;
+    setTimeout(() => {
+      if (owed && find("#asked")) find("#asked").dispatchEvent(new Event("change"));
+      owed = false;
+    });
+  };
+
   document.addEventListener("keydown", onKey);
+  document.addEventListener("pointerdown", (event) => {
+    if (event.isPrimary && event.button === 0 && event.target.closest("#live")) pressed = performance.now() + pressMax;
+  });
+  document.addEventListener("pointerup", release);
+  document.addEventListener("pointercancel", release);
   document.addEventListener("focusin", (event) => {
     if (event.target.matches("a.open")) last = event.target.id;
   });
   document.addEventListener("click", (event) => {
+    if (event.target.closest("a")) owed = false; // the page is left, or asks anew
     const heading = event.target.closest("a[data-sort]");
     if (!heading || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
@@ -83,7 +100,9 @@
   });
   document.addEventListener("htmx:beforeSwap", (event) => {
     const late = event.detail.requestConfig.elt === find("#live") && polled !== asked();
-    if (late) event.detail.shouldSwap = false; // the reader has asked for something else meanwhile
+    const inHand = performance.now() < pressed;
+    owed ||= inHand;
+    if (late || inHand) event.detail.shouldSwap = false; // the reader has asked for something else meanwhile
     if (!event.detail.shouldSwap) return;
     document.querySelectorAll("[data-keep]").forEach((part) => kept.set(part.id, [part.scrollLeft, part.scrollTop]));
     find("#live").dataset.stamp = event.detail.xhr.getResponseHeader("x-stamp") || "";
