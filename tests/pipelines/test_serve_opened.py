@@ -141,15 +141,13 @@ def test_a_symbol_opens_and_escape_goes_back_to_the_same_list(opened: Opened) ->
     page.wait_for_url("**/?text=s001")
 
 
-def pressed_for(page: Any, selector: str, press_ms: int) -> int:
-    """A click as a hand makes it: the button is down for a while. Returns how many symbols are shown at its end."""
+PRESS_MS_MAX = 2_000  # dashboard.js: for so long an answer waits for the button
+
+
+def press(page: Any, selector: str) -> None:
     box = page.locator(selector).first.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
-    page.wait_for_timeout(press_ms)
-    shown = len(page.evaluate(SHOWN))
-    page.mouse.up()
-    return shown
 
 
 def test_a_row_that_is_pressed_right_after_typing_opens(opened: Opened) -> None:
@@ -158,17 +156,23 @@ def test_a_row_that_is_pressed_right_after_typing_opens(opened: Opened) -> None:
     page.focus("#text")
     page.keyboard.type("s0014")
     until(page, "document.querySelectorAll('#symbols a.open').length === 1")
-    pressed_for(page, "#symbols a.open", 600)
+    press(page, "#symbols a.open")
+    page.wait_for_timeout(600)
+    page.mouse.up()
     page.wait_for_url("**/symbol?*", timeout=5_000)
     assert page.inner_text("h1").startswith("S0014-PERP")
 
 
 def test_an_answer_that_comes_while_the_button_is_down_is_shown_after_it(opened: Opened) -> None:
     page = opened.go("/")
-    page.focus("#text")
-    page.keyboard.type("s0014")
-    shown_meanwhile = pressed_for(page, "#symbols tbody tr:first-child td:last-child", 600)
-    assert shown_meanwhile == SYMBOLS
+    begun = page.evaluate("performance.now()")
+    press(page, "#symbols tbody tr:first-child td:last-child")
+    page.evaluate("document.querySelector('#text').value = 's0014'")
+    page.dispatch_event("#text", "input")
+    page.wait_for_timeout(600)
+    shown, held_ms = len(page.evaluate(SHOWN)), page.evaluate("performance.now()") - begun
+    page.mouse.up()
+    assert shown == SYMBOLS or held_ms > PRESS_MS_MAX  # on a machine so slow, the answer need not wait
     until(page, "document.querySelectorAll('#symbols a.open').length === 1")
 
 
@@ -176,7 +180,7 @@ def test_a_release_that_is_never_told_holds_nothing_up_for_long(opened: Opened) 
     page = opened.go("/")
     page.dispatch_event("#symbols tbody", "pointerdown", {"button": 0, "isPrimary": True})
     page.fill("#text", "s0014")
-    page.wait_for_timeout(2_100)
+    page.wait_for_timeout(PRESS_MS_MAX + 100)
     page.fill("#text", "s001")
     until(page, "document.querySelectorAll('#symbols a.open').length === 10")
 
