@@ -163,17 +163,27 @@ def test_a_row_that_is_pressed_right_after_typing_opens(opened: Opened) -> None:
     assert page.inner_text("h1").startswith("S0014-PERP")
 
 
-def test_an_answer_that_comes_while_the_button_is_down_is_shown_after_it(opened: Opened) -> None:
-    page = opened.go("/")
-    begun = page.evaluate("performance.now()")
-    press(page, "#symbols tbody tr:first-child td:last-child")
-    page.evaluate("document.querySelector('#text').value = 's0014'")
-    page.dispatch_event("#text", "input")
-    page.wait_for_timeout(600)
-    shown, held_ms = len(page.evaluate(SHOWN)), page.evaluate("performance.now()") - begun
-    page.mouse.up()
-    assert shown == SYMBOLS or held_ms > PRESS_MS_MAX  # on a machine so slow, the answer need not wait
-    until(page, "document.querySelectorAll('#symbols a.open').length === 1")
+@pytest.mark.parametrize("key", [None, "Control"])  # with it, a link opens elsewhere and the page stays
+def test_an_answer_that_comes_while_the_button_is_down_is_shown_after_it(
+    browser: Any, lake: Lake, key: str | None
+) -> None:
+    """At once: the page does not wait until it asks by itself."""
+    with served(lake.root, at(MINUTES), poll_s=3_600) as desk:
+        page = _open(browser, desk).go("/")
+        begun = page.evaluate("performance.now()")
+        if key:
+            page.keyboard.down(key)
+        press(page, "#symbols a.open" if key else "#symbols tbody tr:first-child td:last-child")
+        page.evaluate("document.querySelector('#text').value = 's0014'")
+        page.dispatch_event("#text", "input")
+        page.wait_for_timeout(600)
+        shown, held_ms = len(page.evaluate(SHOWN)), page.evaluate("performance.now()") - begun
+        page.mouse.up()
+        if key:
+            page.keyboard.up(key)
+        assert shown == SYMBOLS or held_ms > PRESS_MS_MAX  # on a machine so slow, the answer need not wait
+        until(page, "document.querySelectorAll('#symbols a.open').length === 1")
+        page.context.close()
 
 
 def test_a_release_that_is_never_told_holds_nothing_up_for_long(opened: Opened) -> None:

@@ -85,11 +85,12 @@
     if (event.target.matches("a.open")) last = event.target.id;
   });
   document.addEventListener("click", (event) => {
-    if (event.target.closest("a")) owed = false; // the page is left, or asks anew
-    const heading = event.target.closest("a[data-sort]");
-    if (!heading || event.ctrlKey || event.metaKey) return;
+    const link = event.target.closest("a");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return; // the page stays as it is
+    owed = false; // it is left, or asks anew
+    if (!link.matches("[data-sort]")) return;
     event.preventDefault();
-    sortBy(heading.dataset.sort);
+    sortBy(link.dataset.sort);
   });
 
   document.addEventListener("htmx:configRequest", (event) => {
@@ -102,7 +103,7 @@
     const late = event.detail.requestConfig.elt === find("#live") && polled !== asked();
     const inHand = performance.now() < pressed;
     owed ||= inHand;
-    if (late || inHand) event.detail.shouldSwap = false; // the reader has asked for something else meanwhile
+    if (late || inHand) event.detail.shouldSwap = false; // the reader asked for something else, or presses
     if (!event.detail.shouldSwap) return;
     document.querySelectorAll("[data-keep]").forEach((part) => kept.set(part.id, [part.scrollLeft, part.scrollTop]));
     find("#live").dataset.stamp = event.detail.xhr.getResponseHeader("x-stamp") || "";
